@@ -1,0 +1,103 @@
+"""The system counter: 62.5 MHz, real or virtual.
+
+All time in the machine is ticks of one counter, the one that a guest reads as CNTVCT_EL0 and CNTPCT_EL0 (objects.md 12:
+the virtual offset is 0, so both are equal and all VMs share them). The real clock is the host's CLOCK_MONOTONIC divided
+by 16 ns, which is also what the CPU engine's own counter reads (engine.md 1.3). The virtual clock stands still until
+somebody advances it, so that a time-out of a minute costs nothing and the same seed gives the same run.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Final, Protocol, runtime_checkable
+
+from .board import COUNTER_FREQUENCY
+
+NS_PER_TICK: Final = 1_000_000_000 // COUNTER_FREQUENCY
+
+
+@runtime_checkable
+class Clock(Protocol):
+    """What the machine, the hypervisor and the host loop ask of time."""
+
+    frequency: int
+    """Ticks per second."""
+
+    real: bool
+    """True if time passes by itself."""
+
+    def ticks(self) -> int:
+        """Counter value now, in ticks."""
+
+    def sample(self) -> int:
+        """Counter value for a guest's own read; a virtual clock moves a little, so that a guest's delay loop ends."""
+
+    def seconds_until(self, ticks: int) -> float:
+        """How long the host has to wait until the counter reads `ticks`, in seconds; 0.0 if that is past."""
+
+    def wait_until(self, ticks: int) -> None:
+        """Return when the counter has reached `ticks`."""
+
+
+class RealClock:
+    """The host's monotonic clock in counter ticks."""
+
+    frequency: int = COUNTER_FREQUENCY
+    real: bool = True
+
+    def ticks(self) -> int:
+        """CLOCK_MONOTONIC in ticks of 16 ns."""
+        return time.monotonic_ns() // NS_PER_TICK
+
+    sample = ticks
+
+    def seconds_until(self, ticks: int) -> float:
+        """Seconds from now until `ticks`, at least 0.0."""
+        return max(0.0, (ticks - self.ticks()) / self.frequency)
+
+    def wait_until(self, ticks: int) -> None:
+        """Sleep until `ticks`; a host loop that also serves input uses `seconds_until` as its time-out instead."""
+        while (seconds := self.seconds_until(ticks)) > 0:
+            time.sleep(seconds)
+
+
+class VirtualClock:
+    """A counter that moves only when told to: waiting for a moment is jumping to it."""
+
+    frequency: int = COUNTER_FREQUENCY
+    real: bool = False
+
+    def __init__(self, start: int = 0, *, read_step: int = 16) -> None:
+        """Start at `start` ticks; each counter read by a guest advances time by `read_step` ticks."""
+        if start < 0 or read_step < 0:
+            raise ValueError(f"a virtual clock starts at {start} and steps by {read_step}: neither may be negative")
+        self._now = start
+        self.read_step = read_step
+
+    def ticks(self) -> int:
+        """Counter value now, in ticks; asking does not change it."""
+        return self._now
+
+    def sample(self) -> int:
+        """Counter value for a guest's read: time has passed since the last one."""
+        self._now += self.read_step
+        return self._now
+
+    def advance(self, ticks: int) -> None:
+        """Let `ticks` ticks pass."""
+        if ticks < 0:
+            raise ValueError(f"a clock cannot go back by {-ticks} ticks")
+        self._now += ticks
+
+    def advance_to(self, ticks: int) -> None:
+        """Let time pass until `ticks`; a moment that is past changes nothing."""
+        if ticks > self._now:
+            self._now = ticks
+
+    def seconds_until(self, ticks: int) -> float:
+        """Nobody has to wait for a virtual clock."""
+        return 0.0
+
+    def wait_until(self, ticks: int) -> None:
+        """Jump to `ticks`."""
+        self.advance_to(ticks)
