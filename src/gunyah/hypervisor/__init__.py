@@ -1,0 +1,1 @@
+"""The `hypervisor` room (ARCHITECTURE.md)."""

@@ -1,0 +1,1 @@
+"""The `linux` room (ARCHITECTURE.md)."""

@@ -1,0 +1,1 @@
+"""The `rm` room (ARCHITECTURE.md)."""
