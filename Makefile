@@ -1,0 +1,51 @@
+# One entry point for people and CI. Needs Python 3.11+ with pip, make and git; everything else goes into .venv in this clone.
+#   make demo | test | bench | lint | docs        (PYTHON=python3.12 picks an interpreter, PYTEST_ARGS adds to make test)
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := $(VENV)/.installed
+DEV := $(VENV)/.installed-dev
+PYTEST_ARGS ?=
+# uv installs faster where it is at hand; pip does everywhere.
+PIP_INSTALL := $(if $(shell command -v uv 2>/dev/null),uv pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench lint docs clean
+
+help: ## Show this list.
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST))
+
+# A stamp is newer than pyproject.toml when what it asks for is installed: $(RUN) to run gunyah, $(DEV) to work on it.
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "gunyah needs Python 3.11 or later; $(PYTHON) is older. Name another one: make PYTHON=python3.11"; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(RUN): pyproject.toml | $(VENV)/bin/python
+	@$(PIP_INSTALL) --editable '.'
+	@touch $@
+
+$(DEV): pyproject.toml | $(VENV)/bin/python
+	@$(PIP_INSTALL) --editable '.[dev,fuse]'
+	@$(PIP_INSTALL) --editable '.[lint]' || echo "dtschema is not installed (its libfdt part needs a C compiler): gunyah lint uses its built-in rules only"
+	@touch $@ $(RUN)
+
+demo: $(RUN) ## Bring the whole system up once and show that it works.
+	@$(BIN)/gunyah demo
+
+test: $(DEV) ## Run all tests.
+	@$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+bench: $(DEV) ## Measure; prints a table and writes bench/results.json.
+	@$(BIN)/python -m bench
+
+lint: $(DEV) ## Style (ruff) and types (mypy --strict).
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+docs: $(DEV) ## Generate the reference pages from the tables.
+	@$(BIN)/python tools/generate_docs.py
+
+clean: ## Remove the private environment and all caches.
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist site
