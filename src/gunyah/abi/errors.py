@@ -1,6 +1,6 @@
 """Result codes of every interface: hypercalls, Resource Manager RPC, PSCI and TRNG.
 
-A hypercall's error is a signed 32-bit value in X0, sign-extended to 64 bits by this implementation in both encodings
+A hypercall's error is a signed 32-bit value in X0; the native encoding leaves its upper half 0, SMCCC sign-extends it
 (errors-and-types.md 1, hypercalls.md 1.1). RM errors are unsigned 32-bit words at the start of a reply (rm-rpc.md 3).
 PSCI and TRNG results are signed, of the width of the function id that was called (errors-and-types.md 12).
 """
