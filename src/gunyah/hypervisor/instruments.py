@@ -2,11 +2,11 @@
 
 ``hypervisor.instruments`` is a list, empty by default; the core asks ``if instruments:`` and nothing more, so that
 watching is free when nobody watches. An instrument derives from ``Instrument`` and overrides what it wants to see. It
-is called on the machine's one thread in the middle of the operation: it must not change the machine, run guest code, block
-or raise.
+is called on the machine's one thread in the middle of the operation: it must not change the machine, run guest code,
+block or raise.
 
 All times are ticks of the system counter (62.5 MHz). Remote procedure calls of the Resource Manager are not events
-here: to EL2 they are bytes in a message queue, and whoever wants them reads ``message_send`` (gunyah.host.trace_rpc does).
+here: to EL2 they are bytes in a message queue, and whoever wants them reads ``message_send`` (gunyah.host.trace_rpc).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Instrument:
     def hypercall_exit(
         self, vcpu: NamedObject, call: NamedCall, args: Sequence[int], results: Sequence[int], ticks: int
     ) -> None:
-        """The call answers; ``results`` are X0 upwards as the guest reads them; ``results[0]`` is the error if it has one.
+        """The call answers; ``results`` are X0 upwards as the guest reads them, ``results[0]`` its error if it has one.
 
         A call that never returns (power-off) has no exit. Other vCPUs may have run since the entry.
         """
