@@ -1,0 +1,1 @@
+"""Tests of the surfaces on the user's machine."""
