@@ -285,3 +285,25 @@ def test_many_cancelled_timers_cost_no_memory_and_no_interrupts(scheduler, cpu):
     scheduler.spawn(main)
     scheduler.run()
     assert cpu.wfis <= 3
+
+
+def test_ending_the_vcpu_unwinds_every_task_and_blocking_there_does_not_hang(scheduler, cpu):
+    log = []
+
+    def sleeper():
+        try:
+            scheduler.sleep(1000 * MS)
+        finally:
+            log.append("unwound")
+            scheduler.sleep(MS)
+
+    def end():
+        raise GreenletExit
+
+    for _ in range(3):
+        scheduler.spawn(sleeper)
+    cpu.on_idle.append(end)
+    with pytest.raises(GreenletExit):
+        scheduler.run()
+    assert log == ["unwound"] * 3
+    assert not scheduler.tasks

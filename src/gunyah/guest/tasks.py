@@ -5,14 +5,14 @@ that called ``run``) executes WFI. Interrupt handlers run on whatever greenlet t
 never block. Nothing here is re-entered by a hypercall that leaves the VM for a while: the hypervisor resumes exactly
 the greenlet that made it.
 
-Functions posted from outside the VM (``post``) run in the idle loop, at the next switch; the poster also has to wake
-the vCPU.
+Functions posted from outside the VM (``post``) run in the idle loop, at the next switch.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from greenlet import GreenletExit, getcurrent, greenlet
@@ -90,6 +90,8 @@ class Scheduler:
         self.cpu = cpu
         self.timers = timers if timers is not None else Timers(cpu)
         self.on_error: Callable[[Task], None] | None = None
+        self.waker: Callable[[], None] | None = getattr(cpu, "nudge", None)
+        """Makes a waiting WFI return; called after ``post``."""
         self.tasks: set[Task] = set()
         self._runnable: deque[Task] = deque()
         self._posted: deque[Callable[[], object]] = deque()
@@ -204,8 +206,10 @@ class Scheduler:
     # -- the idle loop -------------------------------------------------------------------------------------------------
 
     def post(self, function: Callable[[], object]) -> None:
-        """Run ``function`` (which must not block) inside the VM soon. For the world outside; it then wakes the vCPU."""
+        """Run ``function`` (which must not block) inside the VM soon: how the world outside hands work to it."""
         self._posted.append(function)
+        if self.waker is not None:
+            self.waker()
 
     def stop(self) -> None:
         """Make ``run`` return at the next switch; tasks that are left stay where they are."""
@@ -218,6 +222,13 @@ class Scheduler:
         for task in self.tasks:
             task._greenlet.parent = self._idle
         self._stopping = False
+        try:
+            self._loop()
+        except GreenletExit:
+            self._end_tasks()
+            raise
+
+    def _loop(self) -> None:
         posted, runnable, cpu = self._posted, self._runnable, self.cpu
         while not self._stopping:
             while posted:
@@ -227,8 +238,7 @@ class Scheduler:
                 task._state = _RUNNING
                 self._current = task
                 task._greenlet.switch()
-                # Here a task has blocked or ended; when it ended because the vCPU is being removed, so does its
-                # program.
+                # A task has blocked or ended; if it ended because the vCPU is being removed, so does the program.
                 if self._dead:
                     raise GreenletExit
                 if self._failure is not None:
@@ -238,3 +248,12 @@ class Scheduler:
                 cpu.wfi()
             else:
                 return
+
+    def _end_tasks(self) -> None:
+        """The vCPU is gone: unwind every task here and now, while what they refer to still exists."""
+        self._dead = True
+        for task in list(self.tasks):
+            self._current = task
+            with suppress(Exception):
+                task._greenlet.throw(GreenletExit)
+        self._current = None
