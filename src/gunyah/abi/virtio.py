@@ -19,7 +19,6 @@ __all__ = [
     "VirtioDeviceType",
     "VirtioInputSelect",
     "VirtioNotifyReason",
-    "WatchdogManageOp",
 ]
 
 OPTION_DEVICE_TYPE_VALID = 1 << 6
@@ -70,11 +69,3 @@ class VirtioInputSelect(IntEnum):
 
 INPUT_EVTYPES_MAX = 32
 INPUT_ABSAXES_MAX = 64
-
-
-class WatchdogManageOp(IntEnum):
-    """Operation of ``watchdog_manage``; named by the API document only."""
-
-    FREEZE = 0
-    FREEZE_AND_RESET = 1
-    UNFREEZE = 2
