@@ -69,6 +69,9 @@ class Cpu(Protocol):
     def set_vector(self, handler: Callable[[], None], /) -> None:
         """Install the IRQ vector (VBAR_EL1 + 0x280): called with IRQs masked, on the interrupted stack; must not block."""
 
+    def nudge(self) -> None:
+        """For the host that shares the process with this VM: make a waiting ``wfi``, or the next one, return at once."""
+
     def ticks(self) -> int:
         """CNTVCT_EL0: system counter ticks, CNTFRQ_EL0 = 62 500 000 a second."""
 

@@ -14,9 +14,11 @@ __all__ = ["HypervisorError"]
 class HypervisorError(Exception):
     """A refused operation.
 
-    ``code`` is what the guest gets in X0 (enum error, int32); ``str()`` is the sentence for a person.
+    ``code`` is what the guest gets in X0 (error_t, int32); ``results`` are the outputs after it, nearly always none (0);
+    ``str()`` is the sentence for a person.
     """
 
-    def __init__(self, code: Error, sentence: str) -> None:
+    def __init__(self, code: Error, sentence: str, results: tuple[int, ...] = ()) -> None:
         super().__init__(sentence)
         self.code = code
+        self.results = results

@@ -14,6 +14,7 @@ from gunyah.abi.objects import ObjectState, ObjectType
 from gunyah.hypervisor.errors import HypervisorError
 
 if TYPE_CHECKING:
+    from gunyah.hypervisor.cspace import Capability
     from gunyah.hypervisor.partition import Partition
 
 __all__ = ["KernelObject"]
@@ -29,7 +30,8 @@ class KernelObject:
     """Base of partition, cspace, addrspace, memextent, thread, doorbell, msgqueue, vic, ... (object_type_t).
 
     Subclasses set ``type`` and ``heap_size`` (bytes charged to the partition's heap) and override the three hooks.
-    ``serial`` names the object for people: it is unique in one hypervisor and never shown to guests.
+    ``serial`` names the object for people: it is unique in one hypervisor and never shown to guests. ``capabilities`` are
+    the valid ones to it, in all capability spaces; together they hold one reference.
     """
 
     type: ClassVar[ObjectType]
@@ -39,7 +41,7 @@ class KernelObject:
         self.partition = partition
         self.state: int = INIT
         self.references = 1
-        self.capabilities = 0
+        self.capabilities: dict[Capability, None] = {}
         self.serial = 0
         if partition is not None:
             partition.adopt(self)

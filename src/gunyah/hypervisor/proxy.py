@@ -1,0 +1,96 @@
+"""Proxy scheduling: a VMM runs another VM's vCPU in its own time with ``vcpu_run`` (objects.md 7).
+
+The call is answered when the target stops or the caller has to go on: the handler defers, the scheduler runs the target in the caller's place,
+and ``finish`` computes the state and writes the answer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gunyah.abi.errors import Error
+from gunyah.abi.vcpu import VcpuRunState, WakeupSource
+from gunyah.hypervisor.errors import HypervisorError
+from gunyah.hypervisor.vcpu import Block, ThreadState
+
+if TYPE_CHECKING:
+    from gunyah.hypervisor.vcpu import Vcpu
+
+__all__ = ["ProxyRun", "VmmioAccess", "run_state"]
+
+_PROXY = int(Block.PROXY)
+_VMMIO = int(Block.VMMIO)
+
+
+class VmmioAccess:
+    """An access to a declared VMMIO range that waits for the VMM: ``ipa``, ``size`` bytes, ``value`` of a write (objects.md 7)."""
+
+    __slots__ = ("ipa", "size", "value", "write")
+
+    def __init__(self, ipa: int, size: int, write: bool, value: int) -> None:
+        self.ipa = ipa
+        self.size = size
+        self.write = write
+        self.value = value
+
+
+def run_state(vcpu: Vcpu) -> tuple[int, int, int, int]:
+    """State and three words of state data of a proxy-scheduled vCPU (objects.md 7's table)."""
+    if vcpu.reset_state is not None:
+        kind, cookie = vcpu.reset_state
+        return int(VcpuRunState.PSCI_SYSTEM_RESET), kind, cookie, 0
+    if vcpu.thread_state == ThreadState.EXITED:
+        return int(VcpuRunState.POWERED_OFF), 1, 0, 0
+    blocks = vcpu.blocks
+    if blocks & int(Block.FAULT):
+        return int(VcpuRunState.FAULT), 0, 0, 0
+    if blocks & int(Block.POWERED_OFF):
+        return int(VcpuRunState.POWERED_OFF), 0, 0, 0
+    access = vcpu.vmmio
+    if blocks & _VMMIO and access is not None:
+        if access.write:
+            return int(VcpuRunState.ADDRSPACE_VMMIO_WRITE), access.ipa, access.size, access.value
+        return int(VcpuRunState.ADDRSPACE_VMMIO_READ), access.ipa, access.size, 0
+    if blocks & int(Block.SUSPENDED):
+        return int(VcpuRunState.EXPECTS_WAKEUP), vcpu.suspend_word, int(WakeupSource.PSCI_CPU_SUSPEND), 0
+    if blocks & int(Block.WFI):
+        return int(VcpuRunState.EXPECTS_WAKEUP), 0, int(WakeupSource.WFI), 0
+    if blocks & ~_PROXY:
+        return int(VcpuRunState.BLOCKED), 0, 0, 0
+    return int(VcpuRunState.READY), 0, 0, 0
+
+
+class ProxyRun:
+    """One ``vcpu_run`` in progress."""
+
+    __slots__ = ("caller", "target")
+
+    def __init__(self, caller: Vcpu, target: Vcpu) -> None:
+        self.caller = caller
+        self.target = target
+
+    def finish(self) -> None:
+        """The target stopped, or the caller's turn came: answer the caller's hypercall."""
+        caller, target = self.caller, self.target
+        caller.proxy = None
+        target.proxy_caller = None
+        state = run_state(target)
+        if target.thread_state != ThreadState.EXITED:
+            target.blocks |= _PROXY
+        caller.complete((0, *state))
+
+
+def start(caller: Vcpu, target: Vcpu, resume: tuple[int, int, int]) -> None:
+    """Begin ``vcpu_run``: BUSY when the target is not proxy-scheduled or somebody is inside ``vcpu_run`` for it."""
+    if not target.proxied or target.proxy_caller is not None or target is caller:
+        raise HypervisorError(Error.BUSY, f"{target} is not proxy-scheduled, or it is being run")
+    access = target.vmmio
+    if target.blocks & _VMMIO and access is not None:
+        target.vmmio = None
+        target.vmmio_answer = resume[0]
+        target.blocks &= ~_VMMIO
+    target.proxy_caller = caller
+    target.blocks &= ~_PROXY
+    caller.proxy = ProxyRun(caller, target)
+    caller.yield_target = target
+    caller.attention = True
