@@ -1,0 +1,40 @@
+"""The CPU engine: AArch64 with a real EL2, on Unicorn 2.1.4 (engine.md).
+
+    memory = PhysicalMemory([(0x4000_0000, 0x1000_0000)])
+    exits = ExitHandler()
+    core = Core(memory, 0, exits)
+    vcpu = Context()
+    vcpu.reset(entry, x0)
+    core.load(vcpu)
+    core.set_stage2(vttbr, vtcr, HCR.GUEST)
+    core.run(time.monotonic_ns() + 4_000_000)
+
+Importing this package loads nothing; creating a `Core` or a `Context` loads libunicorn and raises `EngineUnavailable`
+where that cannot work.
+"""
+
+from __future__ import annotations
+
+from .core import PHYSICAL_TIMER, VIRTUAL_TIMER, Core, EngineError
+from .exits import ExitHandler, Stop, UnhandledExit
+from .registers import EC, HCR, MDCR, SYSTEM_REGISTERS, Encoding
+from .state import Context, Registers
+from .unicorn_private import EngineUnavailable
+
+__all__ = [
+    "Context",
+    "Core",
+    "EC",
+    "Encoding",
+    "EngineError",
+    "EngineUnavailable",
+    "ExitHandler",
+    "HCR",
+    "MDCR",
+    "PHYSICAL_TIMER",
+    "Registers",
+    "SYSTEM_REGISTERS",
+    "Stop",
+    "UnhandledExit",
+    "VIRTUAL_TIMER",
+]

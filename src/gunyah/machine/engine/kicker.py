@@ -1,0 +1,123 @@
+"""The kick: a native thread that makes a running engine stop at its next block of code when a deadline passes.
+
+The engine's thread holds the interpreter lock while guest code runs, so no Python thread could do this. A thread of a
+few machine instructions reads a timerfd and sets the engine's stop flags; with the per-access stop checks switched off
+the engine looks at them only between blocks, so no instruction is ever restarted (engine.md 1.3.1). The engine clears
+the flags as it starts, so a kick can be lost in that moment; the timer therefore repeats until it is disarmed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import struct
+from typing import Any, Final
+
+from .unicorn_private import EngineUnavailable, ExecutableMemory
+
+REPEAT_NS: Final = 500_000
+"""A lost kick comes again after this time."""
+
+_CLOCK_MONOTONIC: Final = 1
+_TFD_CLOEXEC: Final = 0o2000000
+_TFD_TIMER_ABSTIME: Final = 1
+
+# void *kicker(struct { u64 fd; u64 count; u8 *stop_request; u8 *exit_request; u16 *icount_high; } *block)
+_CODE: Final = bytes.fromhex(
+    "53"  # push rbx
+    "4889fb"  # mov rbx, rdi
+    "31c0"  # again: xor eax, eax          (read)
+    "8b3b"  # mov edi, [rbx]
+    "488d7308"  # lea rsi, [rbx + 8]
+    "ba08000000"  # mov edx, 8
+    "0f05"  # syscall
+    "85c0"  # test eax, eax
+    "781a"  # js failed
+    "488b4310"  # mov rax, [rbx + 16]
+    "c60001"  # mov byte [rax], 1
+    "488b4318"  # mov rax, [rbx + 24]
+    "c60001"  # mov byte [rax], 1
+    "488b4320"  # mov rax, [rbx + 32]
+    "66c700ffff"  # mov word [rax], -1
+    "90"  # nop
+    "ebd3"  # jmp again
+    "83f8fc"  # failed: cmp eax, -EINTR
+    "74ce"  # je again
+    "31c0"  # xor eax, eax
+    "5b"  # pop rbx
+    "c3"  # ret
+)
+
+
+class Kicker:
+    """The process's kick thread; one deadline at a time, because one engine runs at a time."""
+
+    def __init__(self, code: ExecutableMemory) -> None:
+        libc: Any = ctypes.PyDLL(None, use_errno=True)
+        self._fd = libc.timerfd_create(_CLOCK_MONOTONIC, _TFD_CLOEXEC)
+        if self._fd < 0:
+            raise EngineUnavailable(f"no timer for preemption: {os.strerror(ctypes.get_errno())}")
+        self._block = (ctypes.c_uint64 * 5)()
+        self._nowhere = ctypes.c_uint64()
+        self._block[0] = self._fd
+        self._spec = ctypes.create_string_buffer(32)
+        self._set = libc.timerfd_settime
+        self._set.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+        self._spec_address = ctypes.addressof(self._spec)
+        self.forget()
+        thread = ctypes.c_uint64()
+        everything = signal.valid_signals()
+        before = signal.pthread_sigmask(signal.SIG_SETMASK, everything)
+        try:
+            error = libc.pthread_create(
+                ctypes.byref(thread), None, ctypes.c_void_p(code.place(_CODE)), ctypes.byref(self._block)
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if error:
+            raise EngineUnavailable(f"no thread for preemption: {os.strerror(error)}")
+        libc.pthread_detach(thread)
+
+    def aim(self, stop_request: int, exit_request: int, icount_high: int) -> None:
+        """Point the thread at the flags of the engine that runs next (host addresses)."""
+        self._block[2] = stop_request
+        self._block[3] = exit_request
+        self._block[4] = icount_high
+
+    def forget(self) -> None:
+        """Point the thread at nothing, before the engine it was aimed at goes away."""
+        nowhere = ctypes.addressof(self._nowhere)
+        self.aim(nowhere, nowhere, nowhere)
+
+    def arm(self, deadline_ns: int) -> None:
+        """Kick at CLOCK_MONOTONIC `deadline_ns` nanoseconds, and again and again until `disarm`."""
+        struct.pack_into(
+            "<4q", self._spec, 0, 0, REPEAT_NS, deadline_ns // 1_000_000_000, deadline_ns % 1_000_000_000
+        )
+        self._set(self._fd, _TFD_TIMER_ABSTIME, self._spec_address, None)
+
+    def disarm(self) -> None:
+        """Stop kicking."""
+        struct.pack_into("<4q", self._spec, 0, 0, 0, 0, 0)
+        self._set(self._fd, 0, self._spec_address, None)
+
+
+_kicker: list[Kicker] = []
+
+
+def kicker(code: ExecutableMemory) -> Kicker:
+    """Give this process's kicker, made when first needed and again in a forked child."""
+    if not _kicker:
+        _kicker.append(Kicker(code))
+    return _kicker[0]
+
+
+def _after_fork() -> None:
+    # The thread stayed in the parent, and the timer is shared with it.
+    for old in _kicker:
+        os.close(old._fd)
+    _kicker.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
