@@ -2,7 +2,8 @@
 
 A file is one JSON object. ``hypercalls`` is a list of steps grouped by ``ctx``; a key that begins with ``rm_rpc`` or
 ``svm_lifecycle`` is a list of Resource Manager steps; a key that ends in ``_machine`` holds what a VM reads from its
-registers, one that ends in ``_env`` the boot environment of the root VM. ``format`` and ``stack`` explain and are kept.
+registers, one that ends in ``_env`` the boot environment of the root VM. ``format`` and ``stack`` explain. Other keys are
+taken for what they look like; further words in a step explain it to people and are not replayed.
 """
 
 from __future__ import annotations
@@ -33,8 +34,6 @@ Kind = str
 RM_KEYS = ("rm_rpc", "svm_lifecycle")
 INSTRUCTION = re.compile(r"(hvc|smc) #(0x[0-9a-fA-F]+|\d+)")
 TOKEN = re.compile(r"\$\w+")
-STEP_KEYS = {"ctx", "step", "call", "insn", "in", "out", "err", "save", "note"}
-RM_STEP_KEYS = {"kind", "id", "payload", "reply", "err", "note", "alive_after", "log"}
 
 
 class VectorError(Exception):
@@ -140,23 +139,44 @@ def load(path: Path) -> VectorFile:
         if key in ("format", "stack"):
             continue
         if key == "hypercalls":
-            scenarios += _call_scenarios(path, value)
-        elif key.startswith(RM_KEYS):
+            scenarios += _call_scenarios(path, value, key)
+        elif _looks_like_calls(value):
+            scenarios += _call_scenarios(path, value, key)
+        elif key.startswith(RM_KEYS) or _looks_like_rm(value):
             steps = tuple(_rm_step(path, key, index, entry) for index, entry in enumerate(_list(path, key, value)))
             scenarios.append(Scenario(path.name, key, "rm", "pvm", steps))
-        elif key.endswith(("_machine", "_env")) and isinstance(value, dict):
-            kind = "machine" if key.endswith("_machine") else "environment"
+        elif isinstance(value, dict) and value:
+            kind = "environment" if key.endswith("_env") else "machine"
             role = "root" if key.startswith("root") else "svm" if key.startswith("svm") else "pvm"
-            readings = tuple(Reading(key, index, name, expected) for index, (name, expected) in enumerate(value.items()))
+            readings = tuple(
+                Reading(key, index, name, expected) for index, (name, expected) in enumerate(value.items())
+            )
             scenarios.append(Scenario(path.name, key, kind, role, readings))
         else:
             raise VectorError(
-                f"{path}: unknown key {key!r}; known are hypercalls, rm_rpc*, svm_lifecycle*, *_machine, *_env, format and stack"
+                f"{path}: the key {key!r} holds no steps that can be replayed; known are hypercalls, rm_rpc*, svm_lifecycle*, "
+                "*_machine and *_env"
             )
     if not scenarios:
         raise VectorError(f"{path}: holds no steps; expected a key such as hypercalls or rm_rpc_basic")
     stack = data.get("stack")
     return VectorFile(path, tuple(scenarios), stack if isinstance(stack, dict) else {})
+
+
+def _looks_like_calls(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(e, dict) and {"ctx", "call"} <= e.keys() for e in value)
+    )
+
+
+def _looks_like_rm(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(e, dict) and {"id", "payload"} <= e.keys() for e in value)
+    )
 
 
 def _shape(value: object) -> str:
@@ -169,10 +189,10 @@ def _list(path: Path, key: str, value: object) -> list[Any]:
     return value
 
 
-def _call_scenarios(path: Path, value: object) -> list[Scenario]:
+def _call_scenarios(path: Path, value: object, key: str) -> list[Scenario]:
     groups: dict[str, list[CallStep]] = {}
-    for index, entry in enumerate(_list(path, "hypercalls", value)):
-        step = _call_step(path, index, entry)
+    for index, entry in enumerate(_list(path, key, value)):
+        step = _call_step(path, f"{key}[{index}]", index, entry)
         groups.setdefault(step.ctx, []).append(step)
     found = []
     for ctx, steps in groups.items():
@@ -207,18 +227,14 @@ def _is_number(text: str) -> bool:
         return False
 
 
-def _entry(path: Path, where: str, entry: object, known: set[str]) -> Mapping[str, Any]:
+def _entry(path: Path, where: str, entry: object) -> Mapping[str, Any]:
     if not isinstance(entry, dict):
         raise VectorError(f"{path}: {where} must be an object, found a {_shape(entry)}")
-    unknown = sorted(set(entry) - known)
-    if unknown:
-        raise VectorError(f"{path}: {where} has the unknown key {unknown[0]!r}")
     return entry
 
 
-def _call_step(path: Path, index: int, raw: object) -> CallStep:
-    where = f"hypercalls[{index}]"
-    entry = _entry(path, where, raw, STEP_KEYS)
+def _call_step(path: Path, where: str, index: int, raw: object) -> CallStep:
+    entry = _entry(path, where, raw)
     number = entry.get("step", index)
     if not isinstance(number, int):
         raise VectorError(f"{path}: {where}: step must be a number, found {number!r}")
@@ -247,7 +263,7 @@ def _call_step(path: Path, index: int, raw: object) -> CallStep:
 
 def _rm_step(path: Path, key: str, index: int, raw: object) -> RmStep:
     where = f"{key}[{index}]"
-    entry = _entry(path, where, raw, RM_STEP_KEYS)
+    entry = _entry(path, where, raw)
     kind = _text(path, where, entry, "kind", "request")
     if kind not in ("request", "notification"):
         raise VectorError(f"{path}: {where}: kind {kind!r} is neither request nor notification")

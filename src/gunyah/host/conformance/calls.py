@@ -1,0 +1,145 @@
+"""Replays one scenario of hypercalls from inside a VM, step by step."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from gunyah.abi import pyimage
+from gunyah.abi.hypercalls import BY_NAME
+from gunyah.guest.cpu import GuestAbort, Program
+from gunyah.host.conformance.guests import GuestLog, MemoryMap, guest_program, plan
+from gunyah.host.conformance.judge import judge
+from gunyah.host.conformance.monitor import Monitor, RootEnvironment
+from gunyah.host.conformance.observations import Bindings, observe
+from gunyah.host.conformance.vectors import CallStep, Scenario
+from gunyah.host.conformance.verdict import Trouble, Verdict
+
+__all__ = ["CallReplay"]
+
+ROOT_SPIS = range(32, 96)
+"""What the root VM's interrupt controller has (boot.md 3 step 6)."""
+
+RESULTS = re.compile(r"guest results \[([^\]]*)\]: \[([^\]]*)\]")
+HARDWARE = re.compile(r"valid hwirq numbers: \[([^\]]*)\]")
+
+Register = Callable[[str, Program], int]
+
+
+class CallReplay:
+    """``verdicts`` grows by one with each step; the last one is the step that is under way."""
+
+    def __init__(self, scenario: Scenario, register: Register) -> None:
+        self._steps: Sequence[CallStep] = [step for step in scenario.steps if isinstance(step, CallStep)]
+        self._scenario = scenario
+        self._register = register
+        self._memory = MemoryMap()
+        self._bindings = Bindings()
+        self._log = GuestLog()
+        self.verdicts: list[Verdict] = []
+        self.capabilities: dict[str, int] = {}
+
+    def perform(self, monitor: Monitor, given: dict[str, int], environment: RootEnvironment | None) -> None:
+        """Run every step; ``given`` are the capabilities and buffers the VM booted with."""
+        self.capabilities = dict(given)
+        if any(step.call == "observe" for step in self._steps):
+            name = self._scenario.name
+            edge = True if "edge" in name else False if "level" in name else None
+            monitor.enable_interrupts(ROOT_SPIS, edge=edge)
+        self._prepare_messages(monitor)
+        for index, step in enumerate(self._steps):
+            verdict = Verdict(self._scenario.file, step)
+            self.verdicts.append(verdict)
+            try:
+                if step.insn is not None:
+                    self._call(monitor, index, step, verdict)
+                elif step.call == "HYP_FAILURE":
+                    self._still_alive(monitor, verdict)
+                else:
+                    self._observe(monitor, step, verdict, environment)
+            except GuestAbort as abort:
+                verdict.fail(Trouble.STOPPED, "an answer", f"abort esr={abort.esr:#x} at {abort.far:#x}", str(abort))
+            except ValueError as error:
+                verdict.fail(Trouble.NOT_READABLE, step.note or step.call, "", str(error))
+
+    # -- hypercalls ----------------------------------------------------------------------------------------------------
+
+    def _call(self, monitor: Monitor, index: int, step: CallStep, verdict: Verdict) -> None:
+        assert step.insn is not None
+        inputs = []
+        for word in step.inputs:
+            if not word.startswith("$"):
+                inputs.append(int(word, 0))
+            elif word in self.capabilities:
+                inputs.append(self.capabilities[word])
+            else:
+                verdict.fail(Trouble.NAME_UNKNOWN, word, "no such name", f"no earlier step saved {word}")
+                return
+        if step.call == "vcpu_poweron" and step.err == "OK":
+            self._place_guest(monitor, index, step)
+        got = monitor.execute(step.insn, inputs)
+        judge(verdict, step, inputs, got, self.capabilities)
+        if got[0] == 0:
+            self._memory.note(step)
+            self._note_binding(step)
+
+    def _note_binding(self, step: CallStep) -> None:
+        call = BY_NAME.get(step.call)
+        if call is None or not step.call.endswith("bind_virq") and "_bind_" not in step.call:
+            return
+        for argument, word in zip(call.arguments, step.inputs, strict=False):
+            if argument.name == "virq" and not word.startswith("$"):
+                self._bindings.note(step.call, int(word, 0))
+
+    def _place_guest(self, monitor: Monitor, index: int, step: CallStep) -> None:
+        entry = int(step.inputs[1], 0) if not step.inputs[1].startswith("$") else 0
+        window = self._memory.window(step.inputs[0], entry)
+        if window is not None:
+            program = guest_program(plan(self._steps, index), self._log)
+            monitor.cpu.write(window, pyimage.pack(self._register("recorded guest", program)))
+
+    def _prepare_messages(self, monitor: Monitor) -> None:
+        """A recording that starts by receiving had a message waiting: ask RM for one."""
+        rx = self.capabilities.get("$rm_rx")
+        first = next((s for s in self._steps if s.inputs[:1] in (("$rm_rx",), ("$rm_tx",))), None)
+        waiting = first is not None and first.call == "msgqueue_receive" and first.err != "MSGQUEUE_EMPTY"
+        if rx is None or not waiting:
+            return
+        scratch = self.capabilities["$scratch"]
+        monitor.cpu.write(scratch, bytes.fromhex("2101010024000056"))
+        monitor.hypercall(BY_NAME["msgqueue_send"].number, self.capabilities["$rm_tx"], 8, scratch, 1, 0)
+        for _ in range(64):
+            monitor.hypercall(BY_NAME["scheduler_yield"].number)
+
+    def _still_alive(self, monitor: Monitor, verdict: Verdict) -> None:
+        call = BY_NAME["hypervisor_identify"]
+        got = monitor.hypercall(call.number)[0]
+        if got >> 56 == 0 or got & 0x3FFF == 0:
+            verdict.fail(Trouble.CRASHED, "an answer afterwards", f"x0 = {got:#x}")
+
+    # -- observations --------------------------------------------------------------------------------------------------
+
+    def _observe(self, monitor: Monitor, step: CallStep, verdict: Verdict, environment: RootEnvironment | None) -> None:
+        if match := RESULTS.search(step.note):
+            names = [name.strip() for name in match[1].split(",")]
+            expected = [word.strip(" '\"") for word in match[2].split(",")]
+            got = [f"{self._log.values[name]:#x}" if name in self._log.values else "?" for name in names]
+            if got != expected:
+                verdict.fail(Trouble.WRONG_VALUE, ", ".join(expected), ", ".join(got), f"of {match[1]}")
+            return
+        if match := HARDWARE.search(step.note):
+            wanted = [int(word) for word in match[1].split(",") if word.strip()]
+            have = environment.hardware_interrupts() if environment is not None else []
+            if have != wanted:
+                missing = sorted(set(wanted) - set(have))
+                extra = sorted(set(have) - set(wanted))
+                verdict.fail(Trouble.WRONG_VALUE, f"{len(wanted)} interrupts", f"without {missing}, with {extra}")
+            return
+        findings = observe(monitor, step.note, self._bindings)
+        if not findings:
+            verdict.fail(Trouble.NOT_READABLE, step.note, "", "the note states nothing that can be checked")
+            return
+        wrong = [finding for finding in findings if not finding.same]
+        if wrong:
+            expected_words = "; ".join(f"{f.what} = {f.expected}" for f in wrong)
+            verdict.fail(Trouble.WRONG_VALUE, expected_words, "; ".join(f"{f.what} = {f.got}" for f in wrong))

@@ -1,0 +1,172 @@
+"""The image of a recorded secondary VM, reconstructed from the resources that RM listed for it.
+
+A recording says which memory was lent and where in it image and device tree lay, not what they were. The device tree written here
+asks RM for the same vCPUs and devices (rm-behaviour.md 6), in the order in which RM listed them; the image is a Python VM's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gunyah.abi.rm.enums import IdType, ResourceType
+from gunyah.abi.rm.layout import PayloadError
+from gunyah.abi.rm.memory import MemCreate
+from gunyah.abi.rm.query import GetIdReply, HypResource, HypResourcesReply
+from gunyah.abi.rm.vm import ConfigImage
+from gunyah.abi.types import U32
+from gunyah.guest.fdt import DeviceTree, Node
+from gunyah.host.conformance.vectors import RmStep
+
+__all__ = ["CREATE_MESSAGES", "Placement", "describe_vm", "placement"]
+
+CREATE_MESSAGES = frozenset({0x5100_0010, 0x5100_0012, 0x5100_0013})
+"""MEM_DONATE, MEM_LEND, MEM_SHARE."""
+CONFIG_IMAGE = 0x5600_0009
+GET_ID = 0x5600_0010
+GET_HYP_RESOURCES = 0x5600_0020
+
+BASE = 0x8000_0000
+"""IPA of the VM's memory in the VM."""
+GIC_NODE = "intc@8000000"
+
+RECORDED_DEVICES = (
+    HypResource(ResourceType.VIRTUAL_CPU, 0, 0, 0, 0, 0, 0, 0, 0),
+    HypResource(ResourceType.VIRTUAL_CPU, 0, 0, 1, 0, 0, 0, 0, 0),
+    HypResource(ResourceType.DOORBELL_SRC, 0, 0, 0x42, 0, 0, 0, 0, 0),
+    HypResource(ResourceType.DOORBELL, 0, 0, 0x43, 0, 0, 0, 0, 0),
+    HypResource(ResourceType.MSG_QUEUE_SEND, 0, 0, 0x44, 0, 0, 0, 0, 0),
+    HypResource(ResourceType.MSG_QUEUE_RECV, 0, 0, 0x44, 0, 0, 0, 0, 0),
+)
+"""What the recorder's own VM asked for; used where a recording does not list the resources."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where to write what before the memory is handed over: IPAs of the primary VM."""
+
+    image: int
+    tree: int
+    tree_size: int
+    blob: bytes
+
+
+def _same_handle(config: ConfigImage, handle: int) -> bool:
+    return config.mem_handle == handle
+
+
+def placement(steps: Sequence[RmStep], index: int) -> Placement | None:
+    """What belongs into the memory that ``steps[index]`` hands over, None when no VM is made of it."""
+    step = steps[index]
+    if step.message not in CREATE_MESSAGES or step.reply is None or len(step.reply) < 8:
+        return None
+    handle = int.from_bytes(step.reply[4:8], "little")
+    try:
+        base = MemCreate.unpack(step.payload).sgl[0].address
+    except (PayloadError, IndexError):
+        return None
+    for later in steps[index + 1 :]:
+        if later.message != CONFIG_IMAGE or later.kind != "request":
+            continue
+        try:
+            config = ConfigImage.unpack(later.payload)
+        except PayloadError:
+            continue
+        if _same_handle(config, handle):
+            tree = describe_vm(*_recorded(steps, config.vmid))
+            return Placement(base + config.image_offset, base + config.dtb_offset, config.dtb_size, tree.pack())
+    return None
+
+
+def _recorded(steps: Sequence[RmStep], vmid: int) -> tuple[str, Sequence[HypResource]]:
+    name, resources = "recorded", RECORDED_DEVICES
+    for step in steps:
+        if step.reply is None or step.reply[:4] != bytes(4) or step.payload[:2] != vmid.to_bytes(2, "little"):
+            continue
+        try:
+            if step.message == GET_ID:
+                for identity in GetIdReply.unpack(step.reply[4:]).identities:
+                    name = identity.data.decode() if identity.type == IdType.NAME else name
+            elif step.message == GET_HYP_RESOURCES:
+                resources = HypResourcesReply.unpack(step.reply[4:]).resources or RECORDED_DEVICES
+        except (PayloadError, UnicodeDecodeError):
+            continue
+    return name, resources
+
+
+def describe_vm(name: str, resources: Sequence[HypResource]) -> DeviceTree:
+    """A device tree for a VM called ``name`` that leads to ``resources`` as its owner sees them."""
+    tree = DeviceTree()
+    root = tree.root
+    root.set_cells("#address-cells", 2)
+    root.set_cells("#size-cells", 2)
+    root.set_strings("compatible", "linux,dummy-virt")
+    root.set_cells("interrupt-parent", 1)
+    gic = root.add(GIC_NODE)
+    gic.set_strings("compatible", "arm,gic-v3")
+    gic.set_cells("#interrupt-cells", 3)
+    gic.set_flag("interrupt-controller")
+    gic.set_cells("#redistributor-regions", 1)
+    gic.set_u64s("reg", 0x0800_0000, 0x1_0000, 0x080A_0000, 0x10_0000)
+    gic.set_cells("phandle", 1)
+    vcpus = [r for r in resources if r.type == ResourceType.VIRTUAL_CPU]
+    _add_cpus(root, len(vcpus))
+    config = root.add("gunyah-vm-config")
+    config.set_strings("image-name", name)
+    config.set_strings("os-type", "linux")
+    memory = config.add("memory")
+    memory.set_cells("#address-cells", 2)
+    memory.set_cells("#size-cells", 0)
+    memory.set_u64s("base-address", BASE)
+    config.add("interrupts").set_strings("config", f"/{GIC_NODE}")
+    scheduling = config.add("vcpus")
+    scheduling.set_strings("config", "/cpus")
+    if all(vcpu.virq == U32 for vcpu in vcpus):
+        scheduling.set_strings("affinity", "static")
+        scheduling.set_cells("affinity-map", *range(len(vcpus)))
+    else:
+        scheduling.set_strings("affinity", "proxy")
+    devices = config.add("vdevices")
+    devices.set_strings("generate", "/hypervisor")
+    rpc = _device(devices, "rm-rpc", "rm-rpc", "/hypervisor/qcom,resource-mgr", 1)
+    rpc.set_flag("console-dev")
+    rpc.set_cells("message-size", 240)
+    rpc.set_cells("queue-depth", 8)
+    for resource in resources:
+        _add_device(devices, resource)
+    return tree
+
+
+def _add_cpus(root: Node, count: int) -> None:
+    cpus = root.add("cpus")
+    cpus.set_cells("#address-cells", 2)
+    cpus.set_cells("#size-cells", 0)
+    for number in range(count):
+        cpu = cpus.add(f"cpu@{number:x}")
+        cpu.set_strings("device_type", "cpu")
+        cpu.set_strings("compatible", "arm,armv8")
+        cpu.set_u64s("reg", number)
+        cpu.set_strings("enable-method", "qcom,gunyah-hvc")
+
+
+def _device(devices: Node, name: str, kind: str, generate: str, label: int) -> Node:
+    node = devices.add(name)
+    node.set_strings("vdevice-type", kind)
+    node.set_strings("generate", generate)
+    node.set_cells("qcom,label", label)
+    return node
+
+
+def _add_device(devices: Node, resource: HypResource) -> None:
+    label = resource.label
+    if resource.type == ResourceType.DOORBELL_SRC:
+        node = _device(devices, f"doorbell-{label:x}", "doorbell", f"/hypervisor/bell-{label:x}", label)
+    elif resource.type == ResourceType.DOORBELL:
+        node = _device(devices, f"source-{label:x}", "doorbell-source", f"/hypervisor/bell-source-{label:x}", label)
+    elif resource.type == ResourceType.MSG_QUEUE_SEND:
+        node = _device(devices, f"pair-{label:x}", "message-queue-pair", f"/hypervisor/queues-{label:x}", label)
+        node.set_cells("message-size", 240)
+        node.set_cells("queue-depth", 8)
+    else:
+        return
+    node.set_flag("peer-default")
