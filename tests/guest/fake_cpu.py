@@ -77,6 +77,9 @@ class FakeCpu:
                 raise AssertionError("the vCPU sleeps for ever")
         self.take()
 
+    def nudge(self) -> None:
+        self.on_idle.append(lambda: None)
+
     # -- the rest ------------------------------------------------------------------------------------------------------
 
     def hvc(self, imm: int = 0) -> None:

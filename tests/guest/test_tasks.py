@@ -255,7 +255,6 @@ def test_functions_posted_from_outside_run_although_tasks_keep_the_vcpu_busy(sch
 
     scheduler.spawn(busy)
     scheduler.spawn(busy)
-    cpu.on_idle.append(lambda: None)
     scheduler.post(stop)
     scheduler.run()
     assert log == ["posted"]

@@ -90,8 +90,6 @@ class Scheduler:
         self.cpu = cpu
         self.timers = timers if timers is not None else Timers(cpu)
         self.on_error: Callable[[Task], None] | None = None
-        self.waker: Callable[[], None] | None = getattr(cpu, "nudge", None)
-        """Makes a waiting WFI return; called after ``post``."""
         self.tasks: set[Task] = set()
         self._runnable: deque[Task] = deque()
         self._posted: deque[Callable[[], object]] = deque()
@@ -208,8 +206,7 @@ class Scheduler:
     def post(self, function: Callable[[], object]) -> None:
         """Run ``function`` (which must not block) inside the VM soon: how the world outside hands work to it."""
         self._posted.append(function)
-        if self.waker is not None:
-            self.waker()
+        self.cpu.nudge()
 
     def stop(self) -> None:
         """Make ``run`` return at the next switch; tasks that are left stay where they are."""
