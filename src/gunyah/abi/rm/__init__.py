@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 
 from gunyah.abi.errors import RmError
+from gunyah.abi.layout import LIST_MAX, Payload, PayloadError
 from gunyah.abi.rm.enums import (
     APPEND_DONE,
     MEM_RIGHTS,
@@ -47,7 +48,6 @@ from gunyah.abi.rm.header import (
     Header,
     MessageType,
 )
-from gunyah.abi.rm.layout import LIST_MAX, Payload, PayloadError
 from gunyah.abi.rm.memory import (
     AclEntry,
     AttributeEntry,

@@ -6,7 +6,7 @@ import struct
 from enum import IntEnum
 from typing import NamedTuple
 
-from gunyah.abi.rm.layout import PayloadError
+from gunyah.abi.layout import PayloadError
 
 __all__ = [
     "API_VERSION",

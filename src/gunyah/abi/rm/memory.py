@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-from gunyah.abi.rm.layout import U8, U16, U32, Field, ListOf, Pad, Payload, Tail
+from gunyah.abi.layout import U8, U16, U32, Field, ListOf, Pad, Payload, Tail
 
 __all__ = [
     "AclEntry",

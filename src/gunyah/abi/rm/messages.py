@@ -8,8 +8,8 @@ from enum import Enum, IntEnum
 from types import MappingProxyType
 
 from gunyah.abi.errors import RmError
+from gunyah.abi.layout import Payload
 from gunyah.abi.rm import memory, notifications, query, services, vm
-from gunyah.abi.rm.layout import Payload
 
 __all__ = ["Caller", "MESSAGES", "Message", "MessageId", "NOTIFICATIONS", "Notification", "NotificationId"]
 

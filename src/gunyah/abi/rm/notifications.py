@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gunyah.abi.rm.layout import U8, U16, U32, Field, Pad, Payload, Words
+from gunyah.abi.layout import U8, U16, U32, Field, Pad, Payload, Words
 
 __all__ = ["VmExited", "VmShutdown", "VmStatusNotification", "common_reason"]
 

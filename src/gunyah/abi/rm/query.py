@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from gunyah.abi.errors import RmError
-from gunyah.abi.rm.layout import Blob, Field, ListOf, Payload, PayloadError, Raw
+from gunyah.abi.layout import Blob, Field, ListOf, Payload, PayloadError, Raw
 
 __all__ = [
     "GUID_SIZE",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 from gunyah.abi.errors import RmError
-from gunyah.abi.rm.layout import U8, U16, U32, U64, Blob, Field, ListOf, Pad, Payload, Tail
+from gunyah.abi.layout import U8, U16, U32, U64, Blob, Field, ListOf, Pad, Payload, Tail
 
 __all__ = [
     "AddressRange",
