@@ -7,7 +7,6 @@ mode and route follow the virtual interrupt, as the reference passes them throug
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ from gunyah.abi.errors import Error
 from gunyah.abi.objects import ObjectType
 from gunyah.abi.vic import PPI_PHYSICAL_TIMER, PPI_PMU, PPI_VIRTUAL_TIMER
 from gunyah.hypervisor.errors import HypervisorError
-from gunyah.hypervisor.objects import ACTIVE, KernelObject
+from gunyah.hypervisor.objects import KernelObject
 from gunyah.hypervisor.vgic_state import PPIS, PRIVATE, SPIS
 from gunyah.hypervisor.virq import VirqSource
 from gunyah.machine.board import MAX_CORES, PPI_GIC_MAINTENANCE, PPI_HYPERVISOR_TIMER
@@ -25,16 +24,13 @@ if TYPE_CHECKING:
     from gunyah.hypervisor.vcpu import Vcpu
     from gunyah.hypervisor.vic import Vic
 
-__all__ = ["ForwardedPpi", "HWIRQS", "HwIrq", "create_hwirqs"]
+__all__ = ["ForwardedPpi", "HwIrq", "usable_interrupts"]
 
 _VCPU_PPIS = frozenset({PPI_PMU, PPI_VIRTUAL_TIMER, PPI_PHYSICAL_TIMER})
 """Virtual PPIs that each vCPU binds to its own timers and PMU when it is activated."""
 
 _RESERVED = _VCPU_PPIS | {PPI_GIC_MAINTENANCE, PPI_HYPERVISOR_TIMER}
 _LAST_PHYSICAL = 255
-
-HWIRQS: tuple[int, ...] = tuple(irq for irq in range(PPIS.start, _LAST_PHYSICAL + 1) if irq not in _RESERVED)
-"""Physical INTIDs that the root VM gets: PPIs 16..31 without those the hypervisor uses, SPIs 32..255 (recorded)."""
 
 
 class ForwardedPpi:
@@ -176,11 +172,6 @@ class HwIrq(KernelObject):
         self.raise_line(False, core)
 
 
-def create_hwirqs(partition: Partition | None) -> Mapping[int, HwIrq]:
-    """Make the objects of all forwardable interrupts, ACTIVE, by physical INTID."""
-    hwirqs = {}
-    for irq in HWIRQS:
-        hwirq = HwIrq(partition, irq)
-        hwirq.state = ACTIVE
-        hwirqs[irq] = hwirq
-    return hwirqs
+def usable_interrupts() -> tuple[int, ...]:
+    """Physical INTIDs that the root VM gets: PPIs 16..31 without those the hypervisor uses, SPIs 32..255 (recorded)."""
+    return tuple(irq for irq in range(PPIS.start, _LAST_PHYSICAL + 1) if irq not in _RESERVED)

@@ -65,7 +65,7 @@ _ALL_RANKS = (1 << RANKS) - 1
 _IDLE_PRIORITY = 0xFF
 
 
-class UndefinedRegister(Exception):
+class UndefinedRegister(KeyError):
     """The register does not exist, cannot be read or cannot be written: UNDEFINED at EL1 (EC 0)."""
 
 

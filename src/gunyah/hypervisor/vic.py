@@ -10,6 +10,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gunyah.abi.errors import Error
+from gunyah.abi.memory import (
+    ATTACH_DISTRIBUTOR_RESERVED,
+    ATTACH_REDISTRIBUTOR_LAST,
+    ATTACH_REDISTRIBUTOR_LAST_VALID,
+    ATTACH_REDISTRIBUTOR_RESERVED,
+)
 from gunyah.abi.objects import ObjectType
 from gunyah.abi.vic import (
     MAX_VCPUS,
@@ -39,10 +45,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Vic"]
 
-_FRAME_LAST_VALID = 1 << 0
-_FRAME_LAST = 1 << 1
-_FRAME_FLAGS = _FRAME_LAST_VALID | _FRAME_LAST
-
 Detach = Callable[[], None]
 
 
@@ -61,7 +63,8 @@ class Vic(KernelObject):
         self.delivery = Delivery(hv)
         self.distributor = Distributor(self.delivery)
         self.forwarded: list[ForwardedPpi] = []
-        self._redistributors: list[Redistributor | None] = [None]
+        # Frames in the platform's window; an attached one is a frame of its own.
+        self._default_frames: list[RedistributorFrame | None] = [None]
         # Attached frames by interface index: 0 the distributor, n the redistributor of vCPU n - 1.
         self._frames: dict[int, Detach] = {}
 
@@ -85,7 +88,7 @@ class Vic(KernelObject):
         self.max_shared = max_shared
         self.default_addresses = not flags & VIC_OPTION_DISABLE_DEFAULT_ADDR
         self.delivery.cpus = [None] * max_vcpus
-        self._redistributors = [None] * max_vcpus
+        self._default_frames = [None] * max_vcpus
 
     def set_mpidr_mapping(self, mapping: MpidrMapping) -> None:
         """Replace the board's mapping of vCPU indices to MPIDRs; OBJECT_STATE unless INIT."""
@@ -130,7 +133,8 @@ class Vic(KernelObject):
             raise HypervisorError(Error.BUSY, f"{self}: vCPU slot {index} is taken")
         gic = CpuInterface(vcpu, index, self.delivery)
         self.delivery.attach(gic)
-        self._redistributors[index] = Redistributor(gic, self.delivery)
+        self._default_frames[index] = RedistributorFrame(Redistributor(gic, self.delivery), False)
+        self._mark_last()
         vcpu.gic = gic
         for forwarded in self.forwarded:
             try:
@@ -152,8 +156,16 @@ class Vic(KernelObject):
         if detach is not None:
             detach()
         self.delivery.detach(gic)
-        self._redistributors[index] = None
+        self._default_frames[index] = None
+        self._mark_last()
         vcpu.gic = None
+
+    def _mark_last(self) -> None:
+        following = None
+        for frame in reversed(self._default_frames):
+            if frame is not None:
+                frame.last = following is None
+            following = frame
 
     def active_vcpus(self) -> list[Vcpu]:
         """The connected vCPUs in order of index."""
@@ -266,14 +278,14 @@ class Vic(KernelObject):
     # -- register frames -----------------------------------------------------------------------------------------------
 
     def redistributor(self, index: int) -> RedistributorFrame:
-        """Frame of the redistributor at ``index``, Last set for the highest slot; IDLE without an active vCPU there."""
-        return RedistributorFrame(self._active_redistributor(index), index == self.max_vcpus - 1)
+        """Frame of the redistributor at ``index`` as the platform's window has it; IDLE without an active vCPU there.
 
-    def _active_redistributor(self, index: int) -> Redistributor:
-        redistributor = self._redistributors[index]
-        if redistributor is None:
+        Its TYPER.Last is set for the highest slot, and for one that has no active vCPU behind it.
+        """
+        frame = self._default_frames[index]
+        if frame is None:
             raise HypervisorError(Error.IDLE, f"{self}: no active vCPU at index {index}")
-        return redistributor
+        return frame
 
     def attach_frame(self, interface: int, flags: int, place: Callable[[VirtualDevice], Detach]) -> None:
         """Attach register frame ``interface`` (0 the distributor, n the redistributor of vCPU n - 1) somewhere.
@@ -285,14 +297,15 @@ class Vic(KernelObject):
         """
         if interface > self.max_vcpus:
             raise HypervisorError(Error.ARGUMENT_INVALID, f"{self}: no interface {interface} of {self.max_vcpus + 1}")
-        allowed = _FRAME_FLAGS if interface else 0
-        if flags & ~allowed:
+        if flags & (ATTACH_REDISTRIBUTOR_RESERVED if interface else ATTACH_DISTRIBUTOR_RESERVED):
             raise HypervisorError(Error.ARGUMENT_INVALID, f"{self}: flags {flags:#x} for interface {interface}")
         device: VirtualDevice = self.distributor
         if interface:
             index = interface - 1
-            last = flags & _FRAME_LAST != 0 if flags & _FRAME_LAST_VALID else index == self.max_vcpus - 1
-            device = RedistributorFrame(self._active_redistributor(index), last)
+            last = index == self.max_vcpus - 1
+            if flags & ATTACH_REDISTRIBUTOR_LAST_VALID:
+                last = flags & ATTACH_REDISTRIBUTOR_LAST != 0
+            device = RedistributorFrame(self.redistributor(index).redistributor, last)
         if interface in self._frames:
             raise HypervisorError(Error.BUSY, f"{self}: interface {interface} is attached already")
         self._frames[interface] = place(device)
@@ -307,8 +320,5 @@ class Vic(KernelObject):
         index, offset = divmod(ipa - GICR.base, REDISTRIBUTOR_SIZE)
         if not 0 <= index < self.max_vcpus:
             return None
-        redistributor = self._redistributors[index]
-        if redistributor is None:
-            return None
-        last = index == self.max_vcpus - 1 or self._redistributors[index + 1] is None
-        return RedistributorFrame(redistributor, last), offset
+        frame = self._default_frames[index]
+        return None if frame is None else (frame, offset)
