@@ -15,8 +15,9 @@ where that cannot work.
 
 from __future__ import annotations
 
-from .core import PHYSICAL_TIMER, VIRTUAL_TIMER, Core, EngineError
+from .core import Core, EngineError
 from .exits import ExitHandler, Stop, UnhandledExit
+from .intercept import PHYSICAL_TIMER, VIRTUAL_TIMER
 from .registers import EC, HCR, MDCR, SYSTEM_REGISTERS, Encoding
 from .state import Context, Registers
 from .unicorn_private import EngineUnavailable

@@ -3,7 +3,7 @@
 The engine's thread holds the interpreter lock while guest code runs, so no Python thread could do this. A thread of a
 few machine instructions reads a timerfd and sets the engine's stop flags; with the per-access stop checks switched off
 the engine looks at them only between blocks, so no instruction is ever restarted (engine.md 1.3.1). The engine clears
-the flags as it starts, so a kick can be lost in that moment; the timer therefore repeats until it is disarmed.
+the flags as it starts, so a kick can be lost in that moment; the thread therefore repeats it until the run is over.
 """
 
 from __future__ import annotations
@@ -23,27 +23,33 @@ _CLOCK_MONOTONIC: Final = 1
 _TFD_CLOEXEC: Final = 0o2000000
 _TFD_TIMER_ABSTIME: Final = 1
 
-# void *kicker(struct { u64 fd; u64 count; u8 *stop_request; u8 *exit_request; u16 *icount_high; } *block)
+# void *kicker(struct { u64 fd; u64 count; u8 *stop_request; u8 *exit_request; u16 *icount_high; u64 armed;
+#                       struct timespec repeat; } *block)
 _CODE: Final = bytes.fromhex(
     "53"  # push rbx
     "4889fb"  # mov rbx, rdi
-    "31c0"  # again: xor eax, eax          (read)
+    "31c0"  # wait: xor eax, eax           (read)
     "8b3b"  # mov edi, [rbx]
     "488d7308"  # lea rsi, [rbx + 8]
     "ba08000000"  # mov edx, 8
     "0f05"  # syscall
     "85c0"  # test eax, eax
-    "781a"  # js failed
+    "782c"  # js failed
+    "837b2800"  # kick: cmp dword [rbx + 40], 0
+    "74e7"  # je wait
     "488b4310"  # mov rax, [rbx + 16]
     "c60001"  # mov byte [rax], 1
     "488b4318"  # mov rax, [rbx + 24]
     "c60001"  # mov byte [rax], 1
     "488b4320"  # mov rax, [rbx + 32]
     "66c700ffff"  # mov word [rax], -1
-    "90"  # nop
-    "ebd3"  # jmp again
+    "b823000000"  # mov eax, 35             (nanosleep)
+    "488d7b30"  # lea rdi, [rbx + 48]
+    "31f6"  # xor esi, esi
+    "0f05"  # syscall
+    "ebd4"  # jmp kick
     "83f8fc"  # failed: cmp eax, -EINTR
-    "74ce"  # je again
+    "74bc"  # je wait
     "31c0"  # xor eax, eax
     "5b"  # pop rbx
     "c3"  # ret
@@ -58,9 +64,11 @@ class Kicker:
         self._fd = libc.timerfd_create(_CLOCK_MONOTONIC, _TFD_CLOEXEC)
         if self._fd < 0:
             raise EngineUnavailable(f"no timer for preemption: {os.strerror(ctypes.get_errno())}")
-        self._block = (ctypes.c_uint64 * 5)()
+        self._block = (ctypes.c_uint64 * 8)()
         self._nowhere = ctypes.c_uint64()
         self._block[0] = self._fd
+        self._block[7] = REPEAT_NS
+        self._armed_ns = 0
         self._spec = ctypes.create_string_buffer(32)
         self._set = libc.timerfd_settime
         self._set.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
@@ -80,27 +88,31 @@ class Kicker:
         libc.pthread_detach(thread)
 
     def aim(self, stop_request: int, exit_request: int, icount_high: int) -> None:
-        """Point the thread at the flags of the engine that runs next (host addresses)."""
+        """Point the thread at the flags of an engine (host addresses), before it first runs."""
         self._block[2] = stop_request
         self._block[3] = exit_request
         self._block[4] = icount_high
 
     def forget(self) -> None:
         """Point the thread at nothing, before the engine it was aimed at goes away."""
+        self.disarm()
         nowhere = ctypes.addressof(self._nowhere)
         self.aim(nowhere, nowhere, nowhere)
 
-    def arm(self, deadline_ns: int) -> None:
-        """Kick at CLOCK_MONOTONIC `deadline_ns` nanoseconds, and again and again until `disarm`."""
-        struct.pack_into(
-            "<4q", self._spec, 0, 0, REPEAT_NS, deadline_ns // 1_000_000_000, deadline_ns % 1_000_000_000
-        )
-        self._set(self._fd, _TFD_TIMER_ABSTIME, self._spec_address, None)
+    def arm(self, now_ns: int, deadline_ns: int) -> None:
+        """Kick at CLOCK_MONOTONIC `deadline_ns` nanoseconds or some time before, and on until `disarm`.
+
+        A timer that is still to fire before the deadline stays as it is: an early kick costs less than a system call.
+        """
+        self._block[5] = 1
+        if not now_ns < self._armed_ns <= deadline_ns:
+            self._armed_ns = deadline_ns
+            struct.pack_into("<4q", self._spec, 0, 0, 0, deadline_ns // 1_000_000_000, deadline_ns % 1_000_000_000)
+            self._set(self._fd, _TFD_TIMER_ABSTIME, self._spec_address, None)
 
     def disarm(self) -> None:
-        """Stop kicking."""
-        struct.pack_into("<4q", self._spec, 0, 0, 0, 0, 0)
-        self._set(self._fd, 0, self._spec_address, None)
+        """Stop kicking; the timer may still fire once, at nobody."""
+        self._block[5] = 0
 
 
 _kicker: list[Kicker] = []
