@@ -85,7 +85,7 @@ class CallReplay:
 
     def _note_binding(self, step: CallStep) -> None:
         call = BY_NAME.get(step.call)
-        if call is None or not step.call.endswith("bind_virq") and "_bind_" not in step.call:
+        if call is None or (not step.call.endswith("bind_virq") and "_bind_" not in step.call):
             return
         for argument, word in zip(call.arguments, step.inputs, strict=False):
             if argument.name == "virq" and not word.startswith("$"):

@@ -1,7 +1,8 @@
 """Guests of a recorded scenario, reconstructed: a recording holds what its guests did, not their code.
 
-What a proxy-scheduled vCPU did is in the answers of ``vcpu_run`` (objects.md 7): a store that stopped it, a load, a wait. The guest
-made here does the same things in the same order, so the answers must come again; its own results are kept for notes that tell them.
+What a proxy-scheduled vCPU did is in the answers of ``vcpu_run`` (objects.md 7): a store that stopped it, a load, a
+wait. The guest made here does the same things in the same order, so the answers must come again; its own results are
+kept for notes that tell them.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ class MemoryMap:
             self.homes[step.inputs[1]] = step.inputs[0]
 
     def window(self, vcpu: str, entry: int, root: str = "$addrspace") -> int | None:
-        """Root VM's IPA of the code at ``entry`` (IPA of the VM of ``vcpu``), None when the root VM has no mapping of it."""
+        """Root VM's IPA of the code at ``entry`` (IPA of the VM of ``vcpu``), None when the root VM has no mapping of
+        it."""
         home = self.homes.get(vcpu)
         ours = {m.extent: m.base for m in self.mappings if m.addrspace == root}
         candidates = [m for m in self.mappings if m.addrspace == home and m.base <= entry and m.extent in ours]

@@ -1,7 +1,8 @@
 """Expected registers against those that came back.
 
-Capability ids are random at every boot, so they compare by name: a word that the step saves must be a new, well-formed id, any
-other ``$name`` must be the id known under it. Entropy compares by its width only. Everything else compares bit for bit.
+Capability ids are random at every boot, so they compare by name: a word that the step saves must be a new, well-formed
+id, any other ``$name`` must be the id known under it. Entropy compares by its width only. Everything else compares bit
+for bit.
 """
 
 from __future__ import annotations

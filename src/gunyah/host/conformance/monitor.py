@@ -1,8 +1,9 @@
-"""The monitor: the guest that replays a recording, in place of RM as the root VM or as the primary VM under the real RM.
+"""The monitor: the guest that replays a recording, in place of RM as the root VM or as the primary VM under the real
+RM.
 
-It knows its VM only as any guest does: registers, hypercalls, loads and stores (guest.cpu). What it was given comes from the
-boot environment (boot.md 5) or the device tree (reference.md 2). Interrupts stay masked; it polls its CPU interface and
-acknowledges there, so that it sees each interrupt exactly once, as the recorder did.
+It knows its VM only as any guest does: registers, hypercalls, loads and stores (guest.cpu). What it was given comes
+from the boot environment (boot.md 5) or the device tree (reference.md 2). Interrupts stay masked; it polls its CPU
+interface and acknowledges there, so that it sees each interrupt exactly once, as the recorder did.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Steps without an instruction: what the recorder saw in its interrupt controller, and wrote as a note.
 
-The notes are sentences, so this is their grammar: actions (``SGIR write``), register reads (``GICD TYPER @0x4 = 0x349001f``), faulting
-accesses (``exc=1 esr=...``), and interrupts acknowledged until none was left (``irqs=[40]``). What a note does not state is not checked;
-a note that states nothing readable fails its step.
+The notes are sentences, so this is their grammar: actions (``SGIR write``), register reads (``GICD TYPER @0x4 =
+0x349001f``), faulting accesses (``exc=1 esr=...``), and interrupts acknowledged until none was left (``irqs=[40]``).
+What a note does not state is not checked; a note that states nothing readable fails its step.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ DEFAULT_LIMIT = 16
 
 @dataclass
 class Bindings:
-    """Interrupts that the steps so far bound, by what they belong to: what ``pend`` and ``ICFGR`` in a note speak of."""
+    """Interrupts that the steps so far bound, by what they belong to: what ``pend`` and ``ICFGR`` in a note speak of.
+    """
 
     virqs: dict[str, int] = field(default_factory=dict)
 
@@ -79,7 +80,8 @@ def register_word(monitor: Monitor, name: str) -> str:
 
 
 def _acknowledged(monitor: Monitor, expected: list[int]) -> list[int]:
-    # A level that stays asserted is signalled again after each end of interrupt; the recorder gave up after some rounds.
+    # A level that stays asserted is signalled again after each end of interrupt; the recorder gave up after some
+    # rounds.
     storm = len(expected) > 1 and len(set(expected)) == 1
     return monitor.acknowledge(len(expected) if storm else max(DEFAULT_LIMIT, len(expected) + 1))
 

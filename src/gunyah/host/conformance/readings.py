@@ -1,7 +1,8 @@
 """What a VM reads from its machine, by the names that recordings give the places.
 
-A name is a GIC register (``GICR7_TYPER_lo``), an address with a comment (``0x80000000 hyp``), one of a few known places, or ``mrs`` and a
-system register with or without its exception level. ``dts`` is the device tree that the VM was handed.
+A name is a GIC register (``GICR7_TYPER_lo``), an address with a comment (``0x80000000 hyp``), one of a few known
+places, or ``mrs`` and a system register with or without its exception level. ``dts`` is the device tree that the VM was
+handed.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ PLACES: Mapping[str, int] = {
 """IPAs of places that recordings name without a number (the board follows QEMU's virt map)."""
 
 LEVELS: Mapping[str, str] = {
-    "PMCR": "EL0", "PMCEID0": "EL0", "PMCEID1": "EL0", "CNTV_CTL": "EL0", "CNTP_CTL": "EL0", "AMCR": "EL0", "DCZID": "EL0",
-    "ICH_VTR": "EL2",
+    "PMCR": "EL0", "PMCEID0": "EL0", "PMCEID1": "EL0", "CNTV_CTL": "EL0", "CNTP_CTL": "EL0", "AMCR": "EL0",
+    "DCZID": "EL0", "ICH_VTR": "EL2",
 }  # fmt: skip
 """Exception level that belongs to a system register named without one; the others are EL1's."""
 
@@ -116,6 +117,7 @@ def _hypervisor_node(source: str) -> str:
     if match is None:
         return ""
     body = re.sub(r"@[0-9a-f]{8,16}", "@capability", match[1])
+    body = re.sub(r"0x0*(?=[0-9a-f])", "0x", body).replace("\\0", '", "')
     body = re.sub(r"reg = <0x\w+ 0x\w+ 0x\w+ 0x\w+>", "reg = <tx rx>", body)
     # Properties first: recordings and trees list them in any order.
     lines = [line.strip() for line in body.splitlines() if line.strip()]

@@ -1,7 +1,8 @@
-"""The Resource Manager's transport from a client's side, written for replaying: no driver, no state but the sequence number.
+"""The Resource Manager's transport from a client's side, written for replaying: no driver, no state but the sequence
+number.
 
-Packets of up to 240 bytes with an 8-byte header (rm-rpc.md 1). It is independent of RM's own implementation and of the Linux
-driver's, so that a fault shared by those two does not hide here.
+Packets of up to 240 bytes with an 8-byte header (rm-rpc.md 1). It is independent of RM's own implementation and of the
+Linux driver's, so that a fault shared by those two does not hide here.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from dataclasses import dataclass
 
 from gunyah.abi.errors import Error
 from gunyah.abi.hypercalls import BY_NAME
+from gunyah.abi.layout import PayloadError
 from gunyah.abi.rm.header import HEADER_SIZE, PACKET_MAX, PACKET_PAYLOAD_MAX, Header, MessageType
-from gunyah.abi.rm.layout import PayloadError
 from gunyah.host.conformance.monitor import Monitor
 
 __all__ = ["Message", "NoAnswer", "RmClient"]

@@ -2,8 +2,8 @@
 
 A file is one JSON object. ``hypercalls`` is a list of steps grouped by ``ctx``; a key that begins with ``rm_rpc`` or
 ``svm_lifecycle`` is a list of Resource Manager steps; a key that ends in ``_machine`` holds what a VM reads from its
-registers, one that ends in ``_env`` the boot environment of the root VM. ``format`` and ``stack`` explain. Other keys are
-taken for what they look like; further words in a step explain it to people and are not replayed.
+registers, one that ends in ``_env`` the boot environment of the root VM. ``format`` and ``stack`` explain. Other keys
+are taken for what they look like; further words in a step explain it to people and are not replayed.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ class Instruction:
 
 @dataclass(frozen=True)
 class CallStep:
-    """One hypercall, or an observation when ``insn`` is None. ``inputs``/``out`` are numbers or ``$name`` words, x0 first."""
+    """One hypercall, or an observation when ``insn`` is None. ``inputs``/``out`` are numbers or ``$name`` words, x0
+    first."""
 
     ctx: str
     number: int
@@ -73,7 +74,8 @@ class CallStep:
 
 @dataclass(frozen=True)
 class RmStep:
-    """A request of the primary VM with its reply payload (None: the reference's RM never answered), or a notification."""
+    """A request of the primary VM with its reply payload (None: the reference's RM never answered), or a notification.
+    """
 
     ctx: str
     number: int
@@ -138,9 +140,7 @@ def load(path: Path) -> VectorFile:
     for key, value in data.items():
         if key in ("format", "stack"):
             continue
-        if key == "hypercalls":
-            scenarios += _call_scenarios(path, value, key)
-        elif _looks_like_calls(value):
+        if key == "hypercalls" or _looks_like_calls(value):
             scenarios += _call_scenarios(path, value, key)
         elif key.startswith(RM_KEYS) or _looks_like_rm(value):
             steps = tuple(_rm_step(path, key, index, entry) for index, entry in enumerate(_list(path, key, value)))
@@ -154,8 +154,8 @@ def load(path: Path) -> VectorFile:
             scenarios.append(Scenario(path.name, key, kind, role, readings))
         else:
             raise VectorError(
-                f"{path}: the key {key!r} holds no steps that can be replayed; known are hypercalls, rm_rpc*, svm_lifecycle*, "
-                "*_machine and *_env"
+                f"{path}: the key {key!r} holds no steps that can be replayed; known are hypercalls, rm_rpc*, "
+                "svm_lifecycle*, *_machine and *_env"
             )
     if not scenarios:
         raise VectorError(f"{path}: holds no steps; expected a key such as hypercalls or rm_rpc_basic")

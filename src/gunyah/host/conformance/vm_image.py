@@ -1,7 +1,8 @@
 """The image of a recorded secondary VM, reconstructed from the resources that RM listed for it.
 
-A recording says which memory was lent and where in it image and device tree lay, not what they were. The device tree written here
-asks RM for the same vCPUs and devices (rm-behaviour.md 6), in the order in which RM listed them; the image is a Python VM's.
+A recording says which memory was lent and where in it image and device tree lay, not what they were. The device tree
+written here asks RM for the same vCPUs and devices (rm-behaviour.md 6), in the order in which RM listed them; the image
+is a Python VM's.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gunyah.abi.layout import PayloadError
 from gunyah.abi.rm.enums import IdType, ResourceType
-from gunyah.abi.rm.layout import PayloadError
 from gunyah.abi.rm.memory import MemCreate
 from gunyah.abi.rm.query import GetIdReply, HypResource, HypResourcesReply
-from gunyah.abi.rm.vm import ConfigImage
+from gunyah.abi.rm.vm import VmConfigImage
 from gunyah.abi.types import U32
 from gunyah.guest.fdt import DeviceTree, Node
 from gunyah.host.conformance.vectors import RmStep
@@ -51,10 +52,6 @@ class Placement:
     blob: bytes
 
 
-def _same_handle(config: ConfigImage, handle: int) -> bool:
-    return config.mem_handle == handle
-
-
 def placement(steps: Sequence[RmStep], index: int) -> Placement | None:
     """What belongs into the memory that ``steps[index]`` hands over, None when no VM is made of it."""
     step = steps[index]
@@ -69,17 +66,18 @@ def placement(steps: Sequence[RmStep], index: int) -> Placement | None:
         if later.message != CONFIG_IMAGE or later.kind != "request":
             continue
         try:
-            config = ConfigImage.unpack(later.payload)
+            config = VmConfigImage.unpack(later.payload)
         except PayloadError:
             continue
-        if _same_handle(config, handle):
+        if config.handle == handle:
             tree = describe_vm(*_recorded(steps, config.vmid))
             return Placement(base + config.image_offset, base + config.dtb_offset, config.dtb_size, tree.pack())
     return None
 
 
 def _recorded(steps: Sequence[RmStep], vmid: int) -> tuple[str, Sequence[HypResource]]:
-    name, resources = "recorded", RECORDED_DEVICES
+    name = "recorded"
+    resources: Sequence[HypResource] = RECORDED_DEVICES
     for step in steps:
         if step.reply is None or step.reply[:4] != bytes(4) or step.payload[:2] != vmid.to_bytes(2, "little"):
             continue

@@ -1,0 +1,46 @@
+"""The conformance kit: replays recorded behaviour of the reference and says, step by step, what is the same here.
+
+``gunyah conformance FILE...`` is this module's ``main``. The files are recordings (``vectors``); for each scenario a
+fresh machine boots (``stage``) whose root or primary VM is the ``monitor``; it makes the recorded calls (``calls``) and
+requests (``requests``), reads what was read (``readings``, ``observations``), and ``judge`` compares. Deliberate
+differences are listed in ``deviations.toml``.
+"""
+
+from __future__ import annotations
+
+import json as json_module
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = ["main"]
+
+
+def main(files: Sequence[str | Path], json: bool = False, record: str | Path | None = None) -> int:
+    """Replay ``files``; prints a report, or one JSON object. Exit status: 0 when nothing failed, else 1.
+
+    ``record`` names a file for what was answered here, in the format of the recordings.
+    """
+    from gunyah.host.conformance import deviations, recorder, report, vectors
+    from gunyah.host.conformance.runner import run_scenarios
+
+    try:
+        loaded = [vectors.load(Path(file)) for file in files]
+        if not loaded:
+            raise vectors.VectorError("no recordings named; give one or more JSON files")
+        rules = deviations.load_rules()
+        verdicts = run_scenarios([scenario for file in loaded for scenario in file.scenarios])
+        deviations.apply(rules, verdicts)
+        if record is not None:
+            recorder.record(Path(record), verdicts)
+    except vectors.VectorError as error:
+        print(f"gunyah conformance: {error}", file=sys.stderr)
+        return 1
+    result = report.as_json(verdicts, rules)
+    if json:
+        print(json_module.dumps(result))
+    else:
+        from rich.console import Console
+
+        report.print_report(Console(), verdicts, rules)
+    return 1 if result["failed"] else 0

@@ -1,0 +1,175 @@
+"""Replays Resource Manager steps from the primary VM: requests with their replies, notifications in the recorded order.
+
+Payloads compare byte for byte, except where a layout holds what differs at every boot: capability ids (checked for
+validity by using them) and IRQ handles (RM's random base, rm-rpc.md 9). Where the reference never answered, any error
+does, and RM must live on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from gunyah.abi import pyimage
+from gunyah.abi.errors import Error, RmError
+from gunyah.abi.hypercalls import BY_NAME
+from gunyah.guest.cpu import Cpu, GuestAbort, Program
+from gunyah.host.conformance.judge import new_capability_fault
+from gunyah.host.conformance.monitor import Monitor, PrimaryEnvironment
+from gunyah.host.conformance.names import rm_error_word
+from gunyah.host.conformance.rpc import Message, NoAnswer, RmClient
+from gunyah.host.conformance.vectors import RmStep, Scenario
+from gunyah.host.conformance.verdict import Trouble, Verdict
+from gunyah.host.conformance.vm_image import placement
+
+__all__ = ["RmReplay"]
+
+GET_VMID = 0x5600_0024
+GET_HYP_RESOURCES = 0x5600_0020
+IRQ_LEND = 0x5600_0051
+IRQ_HANDLE_FIRST = frozenset({0x5600_0050, 0x5600_0052, 0x5600_0053, 0x5600_0054, 0x5610_0012, 0x5610_0013})
+"""Messages whose payload begins with an IRQ handle."""
+IRQ_LENT = 0x5610_0011
+
+CAPABILITY_FIELDS: Mapping[int, tuple[int, int, int]] = {GET_HYP_RESOURCES: (8, 44, 12)}
+"""Reply -> start of the entries, bytes of an entry, offset of the capability id (u64) in it, all in payload bytes."""
+
+INVALID = frozenset({Error.ARGUMENT_INVALID, Error.CSPACE_CAP_NULL, Error.CSPACE_CAP_REVOKED})
+"""What a call answers to an id that is no capability (hypercalls.md 2)."""
+
+Register = Callable[[str, Program], int]
+
+
+def _wait_for_good(cpu: Cpu, x0: int) -> None:
+    while True:
+        cpu.wfi()
+
+
+class RmReplay:
+    """``verdicts`` grows by one with each step; the last one is the step that is under way."""
+
+    def __init__(self, scenario: Scenario, register: Register) -> None:
+        self._steps: Sequence[RmStep] = [step for step in scenario.steps if isinstance(step, RmStep)]
+        self._scenario = scenario
+        self._register = register
+        self._handles: dict[int, int] = {}
+        self._waiting: list[tuple[int, Verdict]] = []
+        self.verdicts: list[Verdict] = []
+
+    def perform(self, monitor: Monitor, environment: PrimaryEnvironment) -> None:
+        client = RmClient(monitor, environment.tx, environment.rx, environment.scratch)
+        pending: list[tuple[RmStep, Verdict]] = []
+        for index, step in enumerate(self._steps):
+            verdict = Verdict(self._scenario.file, step)
+            self.verdicts.append(verdict)
+            if step.kind == "notification":
+                # It came before the reply of the request that follows, or between two requests: known after that one.
+                pending.append((step, verdict))
+                continue
+            self._prepare_memory(monitor, index)
+            self._request(monitor, client, step, verdict)
+            self._settle(client, pending)
+        self._settle(client, pending)
+
+    def _settle(self, client: RmClient, pending: list[tuple[RmStep, Verdict]]) -> None:
+        for step, verdict in pending:
+            got = client.wait_notification()
+            if got is None:
+                verdict.fail(Trouble.NO_REPLY, _words(step.message, step.payload), "no notification")
+            else:
+                self._judge_notification(step, verdict, got)
+        pending.clear()
+
+    # -- requests ------------------------------------------------------------------------------------------------------
+
+    def _request(self, monitor: Monitor, client: RmClient, step: RmStep, verdict: Verdict) -> None:
+        try:
+            reply = client.request(step.message, self._translate(step)).payload
+        except NoAnswer as silence:
+            verdict.fail(Trouble.NO_REPLY, step.err, "no reply", str(silence))
+            return
+        except GuestAbort as abort:
+            verdict.fail(Trouble.STOPPED, step.err, f"abort esr={abort.esr:#x}", str(abort))
+            return
+        verdict.values = (reply.hex(),)
+        if len(reply) < 4:
+            verdict.fail(Trouble.WRONG_MESSAGE, step.err, f"a reply of {len(reply)} bytes without an error word")
+            return
+        error = int.from_bytes(reply[:4], "little")
+        if step.reply is None:
+            self._judge_survivor(client, step, error, verdict)
+            return
+        expected = int.from_bytes(step.reply[:4], "little")
+        if error != expected:
+            trouble = Trouble.UNIMPLEMENTED if error == RmError.UNIMPLEMENTED else Trouble.WRONG_ERROR
+            verdict.fail(trouble, rm_error_word(expected), rm_error_word(error))
+            return
+        self._judge_reply(monitor, step, reply, verdict)
+
+    def _judge_survivor(self, client: RmClient, step: RmStep, error: int, verdict: Verdict) -> None:
+        named = RmError.__members__.get(step.err)
+        if named is not None and error != named:
+            verdict.fail(Trouble.WRONG_ERROR, step.err, rm_error_word(error))
+        elif error == RmError.OK:
+            verdict.fail(Trouble.CRASHED, "an error", "OK", "the reference's RM died here")
+        else:
+            try:
+                client.request(GET_VMID, b"")
+            except NoAnswer as silence:
+                verdict.fail(Trouble.CRASHED, "an answer afterwards", "no reply", str(silence))
+
+    def _judge_reply(self, monitor: Monitor, step: RmStep, reply: bytes, verdict: Verdict) -> None:
+        assert step.reply is not None
+        expected = step.reply
+        if step.message == IRQ_LEND and len(reply) == 8 and len(expected) == 8:
+            self._handles[int.from_bytes(expected[4:], "little")] = int.from_bytes(reply[4:], "little")
+            return
+        if step.message in CAPABILITY_FIELDS:
+            start, size, offset = CAPABILITY_FIELDS[step.message]
+            for field in range(start + offset, min(len(reply), len(expected)) - 7, size):
+                capability = int.from_bytes(reply[field : field + 8], "little")
+                fault = self._capability_fault(monitor, capability)
+                if fault:
+                    verdict.fail(Trouble.WRONG_VALUE, "a valid capability id", fault)
+                    return
+                reply = reply[:field] + expected[field : field + 8] + reply[field + 8 :]
+        if reply != expected:
+            verdict.fail(Trouble.WRONG_MESSAGE, expected[4:].hex() or "no data", reply[4:].hex() or "no data")
+
+    def _capability_fault(self, monitor: Monitor, capability: int) -> str:
+        """An id is valid when a call that this VM has no right to make says so, and not that there is no such
+        capability."""
+        fault = new_capability_fault(capability, {})
+        if fault:
+            return fault
+        error = monitor.hypercall(BY_NAME["object_activate"].number, capability, 0)[0]
+        return f"{capability:#x}, which is no capability: {Error(error).name}" if error in INVALID else ""
+
+    def _translate(self, step: RmStep) -> bytes:
+        """The payload with recorded IRQ handles replaced by those given here."""
+        if step.message in IRQ_HANDLE_FIRST and len(step.payload) >= 4:
+            handle = self._handles.get(int.from_bytes(step.payload[:4], "little"))
+            if handle is not None:
+                return handle.to_bytes(4, "little") + step.payload[4:]
+        return step.payload
+
+    def _judge_notification(self, step: RmStep, verdict: Verdict, got: Message) -> None:
+        verdict.values = (got.payload.hex(),)
+        expected = self._translate(step)
+        if step.message == IRQ_LENT and len(got.payload) == len(expected):
+            expected = expected[:4] + got.payload[4:8] + expected[8:]
+        if got.message != step.message or got.payload != expected:
+            verdict.fail(Trouble.WRONG_MESSAGE, _words(step.message, expected), _words(got.message, got.payload))
+
+    # -- memory that a request hands over
+    # -------------------------------------------------------------------------------
+
+    def _prepare_memory(self, monitor: Monitor, index: int) -> None:
+        place = placement(self._steps, index)
+        if place is None:
+            return
+        monitor.cpu.write(place.image, pyimage.pack(self._register("recorded secondary VM", _wait_for_good)))
+        monitor.cpu.write(place.tree, place.blob[: place.tree_size])
+
+
+def _words(message: int, payload: bytes) -> str:
+    return f"{message:#x} {payload.hex()}".strip()
