@@ -1,6 +1,7 @@
-"""The image of a Python VM: 64 bytes that mark an entry point whose code is a Python function (design: two kinds of VM).
+"""The image of a Python VM: 64 bytes that mark an entry point whose code is a Python function.
 
-A loader copies them like any kernel image, so memory donation, lending and power-on work the same for Python and native VMs.
+A loader copies them like any kernel image, so memory donation, lending and power-on work the same for Python and
+native VMs.
 Run on an AArch64 CPU the stub stops at its first instruction.
 
 Layout, little-endian: u32 HLT #0xf0c5, u32 B . , char[8] "GUNYAHPY", u64 program id, zero padding to 64 bytes.
