@@ -168,8 +168,23 @@ def test_a_map_that_runs_out_of_tables_changes_nothing() -> None:
     assert refused.value.code is Error.NOMEM
     assert list(tables.leaves()) == before
     assert tables.heap.used == used
-    tables.unmap(0x4000_1000, PAGE)
-    assert tables.lookup(0x4000_1000) is None, "taking away may use the reserve"
+    tables.map(0x8000_0000, 2 * PAGE, 0x5000_0000, RW)
+    with pytest.raises(HypervisorError) as refused:
+        tables.unmap(0x4000_1000, PAGE)
+    assert refused.value.code is Error.NOMEM
+    assert tables.lookup(0x4000_1000).size == 2 * MIB
+    tables.unmap(0x4000_1000, PAGE, reserve=True)
+    assert tables.lookup(0x4000_1000) is None, "destruction may use the reserve"
+    assert tables.lookup(0x4000_2000).pa == 0x4000_2000
+
+
+def test_destruction_never_fails_for_want_of_a_table() -> None:
+    tables = make(heap_pages=3)
+    tables.map(0x4000_0000, 2 * MIB, 0x4000_0000, RW)
+    while tables.heap.size - tables.heap.used >= PAGE:
+        tables.heap.allocate(reserve=True)
+    tables.unmap(0x4000_1000, PAGE, reserve=True)
+    assert tables.lookup(0x4000_1000) is None
 
 
 SIZES = st.sampled_from([PAGE, 2 * PAGE, 17 * PAGE, 2 * MIB, 2 * MIB + PAGE, 4 * MIB, 6 * MIB - PAGE])

@@ -33,6 +33,20 @@ class SystemMemory:
         self.database = MemoryDatabase()
         self.vmids: dict[int, Addrspace] = {}
         self._serial = 0
+        self._unreferenced: list[KernelObject] = []
+        self._releasing = False
+
+    def put_later(self, obj: KernelObject) -> None:
+        """Drop a reference once its holder is gone: destroying a long chain of parents must not nest."""
+        self._unreferenced.append(obj)
+        if self._releasing:
+            return
+        self._releasing = True
+        try:
+            while self._unreferenced:
+                self._unreferenced.pop().put()
+        finally:
+            self._releasing = False
 
     def next_serial(self) -> int:
         """A number for people that no other object of this hypervisor has."""

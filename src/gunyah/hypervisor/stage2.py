@@ -19,7 +19,7 @@ from gunyah.abi.types import PAGE_SIZE
 from gunyah.hypervisor.errors import HypervisorError
 from gunyah.hypervisor.heap import Heap
 
-__all__ = ["Leaf", "Stage2", "TlbListener", "decode_attributes", "encode_attributes"]
+__all__ = ["Leaf", "Stage2", "Stage2Fault", "TlbListener", "decode_attributes", "encode_attributes"]
 
 TlbListener = Callable[[int, int], None]
 """Called with IPA and size in bytes: cached translations of that range must go (TLBI IPAS2E1 and what follows it)."""
@@ -94,6 +94,29 @@ class Leaf(NamedTuple):
     level: int
 
 
+class Stage2Fault(Exception):
+    """An access that stage 2 does not let through to RAM.
+
+    ``kind`` is "translation" (nothing mapped), "permission", or "device" (mapped, but ``pa`` is not RAM); ``ipa`` is
+    the address that faulted, ``level`` where the walk ended, ``access`` what was wanted.
+    """
+
+    def __init__(self, kind: str, ipa: int, level: int, access: int, pa: int = 0) -> None:
+        super().__init__(kind, ipa, level, access, pa)
+        self.kind = kind
+        self.ipa = ipa
+        self.level = level
+        self.access = access
+        self.pa = pa
+
+    def __str__(self) -> str:
+        wanted = "".join(letter for letter, bit in (("r", _R), ("w", _W), ("x", _X)) if self.access & bit)
+        where = f"{wanted} access to IPA {self.ipa:#x}"
+        if self.kind == "device":
+            return f"{where}: PA {self.pa:#x} is a device, not RAM"
+        return f"{where}: stage-2 {self.kind} fault at level {self.level}"
+
+
 def _start(ipa_bits: int) -> tuple[int, int]:
     """Start level and number of its entries: the fewest levels with at most 16 concatenated tables."""
     for level in (2, 1, 0):
@@ -120,7 +143,7 @@ class Stage2:
         self.listeners: list[TlbListener] = []
         self._views: dict[int, memoryview[int]] = {}
         self._valid: dict[int, int] = {}
-        self._depth = 0
+        self._marks: list[tuple[int, int, int]] = []
         self._undo: list[tuple[int, int, bytes, int]] = []
         self._made: list[int] = []
         self._dropped: list[int] = []
@@ -151,13 +174,13 @@ class Stage2:
     # -- transactions --------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Open a transaction, or one more level of the one that is open."""
-        self._depth += 1
+        """Open a transaction, or one inside the one that is open."""
+        self._marks.append((len(self._undo), len(self._made), len(self._dropped)))
 
     def commit(self) -> None:
-        """Close a level; at the last one the changes stand and tables no longer used return to the heap."""
-        self._depth -= 1
-        if self._depth == 0:
+        """Keep the changes since the last `begin`; at the outermost one, tables no longer used return to the heap."""
+        self._marks.pop()
+        if not self._marks:
             self._undo.clear()
             self._made.clear()
             for table in self._dropped:
@@ -165,19 +188,18 @@ class Stage2:
             self._dropped.clear()
 
     def abort(self) -> None:
-        """Close a level and put the tables back as they were when the outermost transaction began."""
-        self._depth -= 1
-        if not (self._undo or self._made):
+        """Put the tables back as they were at the last `begin`."""
+        undo, made, dropped = self._marks.pop()
+        if len(self._undo) == undo and len(self._made) == made:
             return
-        for table, index, old, valid in reversed(self._undo):
+        while len(self._undo) > undo:
+            table, index, old, valid = self._undo.pop()
             content = array("Q", old)
             self._views[table][index : index + len(content)] = memoryview(content)
             self._valid[table] = valid
-        self._undo.clear()
-        self._dropped.clear()
-        for table in self._made:
-            self._close(table)
-        self._made.clear()
+        del self._dropped[dropped:]
+        while len(self._made) > made:
+            self._close(self._made.pop())
         self._invalidate(0, 1 << self.ipa_bits)
 
     def _invalidate(self, ipa: int, size: int) -> None:
@@ -303,24 +325,25 @@ class Stage2:
 
     # -- unmap ---------------------------------------------------------------------------------------------------------
 
-    def unmap(self, ipa: int, size: int, pa: int | None = None) -> None:
+    def unmap(self, ipa: int, size: int, pa: int | None = None, *, reserve: bool = False) -> None:
         """Remove translations of [ipa, ipa + size); with ``pa``, only entries whose output is ``pa`` onwards.
 
-        The part of the range that lies beyond the IPA space has no entries. May have to split a block: NOMEM only when
-        even the heap's reserve is used up, and then nothing has changed.
+        The part of the range that lies beyond the IPA space has no entries. A block may have to be split: NOMEM, and
+        nothing has changed. With ``reserve`` it cannot fail: a block that even the heap's reserve cannot split goes
+        whole.
         """
         end = min(ipa + size, 1 << self.ipa_bits)
         if ipa >= end:
             return
         self.begin()
         try:
-            self._unmap(self.root, self.start_level, ipa, end, None if pa is None else pa - ipa)
+            self._unmap(self.root, self.start_level, ipa, end, None if pa is None else pa - ipa, reserve)
         except BaseException:
             self.abort()
             raise
         self.commit()
 
-    def _unmap(self, table: int, level: int, ipa: int, end: int, delta: int | None) -> None:
+    def _unmap(self, table: int, level: int, ipa: int, end: int, delta: int | None, reserve: bool) -> None:
         if level == LAST_LEVEL:
             self._unmap_pages(table, ipa, end, delta)
             return
@@ -341,14 +364,23 @@ class Stage2:
                     ipa = stop
                     continue
                 else:
-                    below = 0 if whole else self._table_below(table, level, index, ipa, True)
-                if whole and (delta is None or not below):
+                    below = 0 if whole else self._split(table, level, index, ipa, reserve)
+                if not below or (whole and delta is None):
                     self._write_one(table, level, index, 0, start)
                 else:
-                    self._unmap(below, level + 1, ipa, stop, delta)
+                    self._unmap(below, level + 1, ipa, stop, delta, reserve)
                     if not self._valid[below]:
                         self._write_one(table, level, index, 0, start)
             ipa = stop
+
+    def _split(self, table: int, level: int, index: int, ipa: int, reserve: bool) -> int:
+        """The table that a block becomes, or 0 if there is no page for it and the block has to go whole."""
+        try:
+            return self._table_below(table, level, index, ipa, reserve)
+        except HypervisorError:
+            if not reserve:
+                raise
+            return 0
 
     def _unmap_pages(self, table: int, ipa: int, end: int, delta: int | None) -> None:
         index = ipa >> PAGE_SHIFT & ENTRIES - 1
@@ -363,7 +395,7 @@ class Stage2:
 
     def destroy(self) -> None:
         """Take everything away and return the tables to the heap."""
-        self.unmap(0, 1 << self.ipa_bits)
+        self.unmap(0, 1 << self.ipa_bits, reserve=True)
         self._close(self.root)
 
     # -- walk ----------------------------------------------------------------------------------------------------------
