@@ -104,6 +104,7 @@ def test_each_row_is_consistent(call: Hypercall) -> None:
     for lookup in call.capabilities:
         assert lookup.argument in names(call)
         assert lookup.rights
+        assert type(lookup.rights) is int
         if lookup.type is None:
             assert lookup.rights == OBJECT_ACTIVATE
         else:

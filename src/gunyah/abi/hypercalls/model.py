@@ -106,6 +106,10 @@ class Capability:
     when: str = ""
     """Under which condition the lookup happens, in words; the call's own code makes such a lookup itself."""
 
+    def __post_init__(self) -> None:
+        # A plain int: testing an IntFlag against a capability's rights at every call would cost microseconds.
+        object.__setattr__(self, "rights", int(self.rights))
+
 
 @dataclass(frozen=True, slots=True)
 class ReservedBits:

@@ -74,20 +74,24 @@ _IDENTIFY = Hypercall(
     has_error=False,
 )
 
+_ACTIVATE_ERRORS = (
+    Error.OBJECT_STATE,
+    Error.OBJECT_CONFIG,
+    Error.BUSY,
+    Error.NOMEM,
+    Error.ADDR_INVALID,
+    Error.DENIED,
+    Error.MEMDB_NOT_OWNER,
+)
+"""Beyond the state, what the activation of one type or another can refuse."""
+
 _OBJECT = (
     Hypercall(
         number=0x0C,
         name="object_activate",
         arguments=(capid("cap"), RES0),
         capabilities=(Capability("cap", None, OBJECT_ACTIVATE, active=False),),
-        errors=(
-            Error.OBJECT_STATE,
-            Error.OBJECT_CONFIG,
-            Error.BUSY,
-            Error.NOMEM,
-            Error.DENIED,
-            Error.MEMDB_NOT_OWNER,
-        ),
+        errors=_ACTIVATE_ERRORS,
         summary="bring an object from INIT into service; a failure makes it FAILED for good",
         section="hypercalls.md 3.3",
     ),
@@ -99,14 +103,7 @@ _OBJECT = (
             Capability("cspace", ObjectType.CSPACE, CSpaceRight.CAP_CREATE),
             Capability("cap", None, OBJECT_ACTIVATE, active=False),
         ),
-        errors=(
-            Error.OBJECT_STATE,
-            Error.OBJECT_CONFIG,
-            Error.BUSY,
-            Error.NOMEM,
-            Error.DENIED,
-            Error.MEMDB_NOT_OWNER,
-        ),
+        errors=_ACTIVATE_ERRORS,
         summary="activate an object that is named by its id in another CSpace",
         section="hypercalls.md 3.3",
     ),
