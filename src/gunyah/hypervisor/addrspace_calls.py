@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING
 
 from gunyah.abi.errors import Error
 from gunyah.abi.memory import (
-    ACCESS_ATTRIBUTES_RESERVED,
     MAP_PARTIAL,
-    MAPPING_ATTRIBUTES_RESERVED,
     AccessAttributes,
     MappingAttributes,
     VmmioOp,
@@ -35,12 +33,6 @@ def addrspace_attach_thread(hv: Hypervisor, vcpu: Vcpu, addrspace: Addrspace, th
     addrspace.attach_thread(thread)
 
 
-def _mapping_attributes(word: int) -> MappingAttributes:
-    if word & MAPPING_ATTRIBUTES_RESERVED:
-        raise HypervisorError(Error.ARGUMENT_INVALID, f"mapping attributes {word:#x}: reserved bits are set")
-    return MappingAttributes.unpack(word)
-
-
 def addrspace_map(
     hv: Hypervisor,
     vcpu: Vcpu,
@@ -53,7 +45,7 @@ def addrspace_map(
     size: int,
 ) -> None:
     """Map an extent, or part of a sparse one, at an IPA."""
-    wanted = _mapping_attributes(attributes)
+    wanted = MappingAttributes.unpack(attributes)
     if flags & MAP_PARTIAL:
         mapping.map_partial(extent, addrspace, vbase, offset, size, wanted)
     else:
@@ -82,8 +74,6 @@ def addrspace_update_access(
     size: int,
 ) -> None:
     """Change the access of a mapping and keep its memory type."""
-    if attributes & ACCESS_ATTRIBUTES_RESERVED:
-        raise HypervisorError(Error.ARGUMENT_INVALID, f"access attributes {attributes:#x}: reserved bits are set")
     user, kernel = AccessAttributes.unpack(attributes)
     if flags & MAP_PARTIAL:
         mapping.update_partial(extent, addrspace, vbase, offset, size, user, kernel)

@@ -15,7 +15,13 @@ from gunyah.abi.hypercalls.model import (
     u32,
     u64,
 )
-from gunyah.abi.memory import DONATE_OPTIONS_RESERVED, MAP_FLAGS_RESERVED, MODIFY_FLAGS_RESERVED
+from gunyah.abi.memory import (
+    ACCESS_ATTRIBUTES_RESERVED,
+    DONATE_OPTIONS_RESERVED,
+    MAP_FLAGS_RESERVED,
+    MAPPING_ATTRIBUTES_RESERVED,
+    MODIFY_FLAGS_RESERVED,
+)
 from gunyah.abi.objects import AddrspaceRight, MemextentRight, ObjectType, PartitionRight, VicRight
 
 __all__ = ["CALLS"]
@@ -25,6 +31,8 @@ _MAP_CAPABILITIES = (
     Capability("memextent", ObjectType.MEMEXTENT, MemextentRight.MAP),
 )
 _MAP_FLAGS = (ReservedBits("map_flags", MAP_FLAGS_RESERVED),)
+_MAP_ATTRIBUTES = ReservedBits("map_attrs", MAPPING_ATTRIBUTES_RESERVED)
+_ACCESS_ATTRIBUTES = ReservedBits("access_attrs", ACCESS_ATTRIBUTES_RESERVED)
 
 _ADDRSPACE = (
     Hypercall(
@@ -52,7 +60,7 @@ _ADDRSPACE = (
             u64("size", "bytes"),
         ),
         capabilities=_MAP_CAPABILITIES,
-        reserved_bits=_MAP_FLAGS,
+        reserved_bits=(_MAP_ATTRIBUTES, *_MAP_FLAGS),
         errors=(
             Error.ARGUMENT_INVALID,
             Error.ARGUMENT_SIZE,
@@ -104,7 +112,7 @@ _ADDRSPACE = (
             u64("size", "bytes"),
         ),
         capabilities=_MAP_CAPABILITIES,
-        reserved_bits=_MAP_FLAGS,
+        reserved_bits=(_ACCESS_ATTRIBUTES, *_MAP_FLAGS),
         errors=(
             Error.ARGUMENT_INVALID,
             Error.ARGUMENT_SIZE,
