@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from gunyah.abi.profile import PUBLIC_2023, Profile
 from gunyah.hypervisor import calls
 from gunyah.hypervisor.hypercall import Dispatcher
+from gunyah.hypervisor.native_start import native_executor
 from gunyah.hypervisor.partition import create_partitions
 from gunyah.hypervisor.python_executor import Program, PythonExecutor, program_at_entry
 from gunyah.hypervisor.scheduler import Scheduler
@@ -25,12 +26,13 @@ from gunyah.machine.clock import VirtualClock
 if TYPE_CHECKING:
     from gunyah.hypervisor.instruments import Instrument, NamedCall, NamedObject
     from gunyah.hypervisor.msgqueue import MsgQueue
+    from gunyah.hypervisor.native_executor import NativeCpu
     from gunyah.hypervisor.objects import KernelObject
     from gunyah.hypervisor.vcpu import Executor, Vcpu
     from gunyah.machine.clock import Clock
     from gunyah.machine.memory import PhysicalMemory
 
-__all__ = ["HostLoop", "Hypervisor", "NativeFactory", "NoEngine"]
+__all__ = ["HostLoop", "Hypervisor"]
 
 INITIAL_TRACE_CLASSES = 0x300E5
 
@@ -39,18 +41,11 @@ HOST_POLL_TICKS = 31_250
 _FOREVER = 1 << 63
 
 
-class NoEngine(Exception):
-    """A native VM cannot run on this host; the sentence says why."""
-
-
 class HostLoop(Protocol):
     """What the host gives the loop: its files and timers (gunyah.host.loop)."""
 
     def poll(self, timeout: float | None, /) -> object:
         """Serve what is ready, wait at most ``timeout`` seconds for something (None: for ever)."""
-
-
-NativeFactory = Callable[["Hypervisor", "Vcpu"], "Executor"]
 
 
 class Hypervisor:
@@ -69,7 +64,7 @@ class Hypervisor:
         self.services = Services(self)
         self.programs: dict[int, Program] = {}
         self.profiles: dict[int, Profile] = {}
-        self.native_factory: NativeFactory | None = None
+        self.native_cpu: NativeCpu | None = None
         self.host: HostLoop | None = None
         self.trace_classes = INITIAL_TRACE_CLASSES
         self.vcpus: dict[int, Vcpu] = {}
@@ -93,9 +88,7 @@ class Hypervisor:
         program = program_at_entry(self, vcpu, vcpu.pc)
         if program is not None:
             return PythonExecutor(self, vcpu, program)
-        if self.native_factory is None:
-            raise NoEngine(f"{vcpu} starts at {vcpu.pc:#x}, where no Python program lies, and there is no CPU engine")
-        return self.native_factory(self, vcpu)
+        return native_executor(self, vcpu)
 
     def profile_of(self, vcpu: Vcpu) -> Profile:
         """ABI generation of the VM that the vCPU belongs to."""

@@ -31,7 +31,7 @@ MAKERS: dict[str, Maker] = {
     "partition_create_thread": lambda hv, partition: Vcpu(partition, hv),
     "partition_create_doorbell": lambda hv, partition: Doorbell(partition),
     "partition_create_msgqueue": lambda hv, partition: MsgQueue(partition),
-    "partition_create_vic": lambda hv, partition: Vic(partition),
+    "partition_create_vic": lambda hv, partition: Vic(partition, hv),
     "partition_create_vpm_group": lambda hv, partition: VpmGroup(partition),
 }
 

@@ -109,6 +109,12 @@ class PythonExecutor:
 
     def interrupt(self) -> None:
         """``attention`` is all it takes: it is looked at after every call."""
+        self._vcpu.attention = True
+
+    def set_virq(self, level: bool) -> None:
+        """A pending interrupt is taken after the call that is being made."""
+        if level:
+            self._vcpu.attention = True
 
     def kill(self) -> None:
         """Unwind the guest's greenlets."""

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from gunyah.hypervisor.hypervisor import Hypervisor
     from gunyah.hypervisor.vcpu import Vcpu
 
-__all__ = ["UndefinedRegister", "read_register", "write_register"]
+__all__ = ["UndefinedRegister", "mpidr_of", "read_register", "write_register"]
 
 # Implementer 0, architecture 0xf, part 0x048 or the pinned vCPU's real one (reference.md 2).
 MIDR_UNPINNED = 0x000F_0480
@@ -28,10 +28,11 @@ def _midr(hv: Hypervisor, vcpu: Vcpu) -> int:
     return MIDR_PINNED if vcpu.pinned else MIDR_UNPINNED
 
 
-def _mpidr(hv: Hypervisor, vcpu: Vcpu) -> int:
+def mpidr_of(vcpu: Vcpu) -> int:
+    """MPIDR_EL1 of a vCPU: from its VIC index, uniprocessor without a VIC (objects.md 5.3)."""
     if vcpu.vic is None:
         return MPIDR_RES1 | 1 << 30
-    return MPIDR_RES1 | vcpu.vic.mpidr_of(vcpu.vic_index)
+    return MPIDR_RES1 | vcpu.vic.mpidr(vcpu.vic_index)
 
 
 def _zero(hv: Hypervisor, vcpu: Vcpu) -> int:
@@ -51,7 +52,7 @@ READERS: Mapping[str, Callable[[Hypervisor, Vcpu], int]] = MappingProxyType(
         "CNTP_TVAL_EL0": lambda hv, vcpu: vcpu.physical_timer.tval,
         "CURRENTEL": lambda hv, vcpu: 1 << 2,
         "MIDR_EL1": _midr,
-        "MPIDR_EL1": _mpidr,
+        "MPIDR_EL1": lambda hv, vcpu: mpidr_of(vcpu),
         "REVIDR_EL1": _zero,
         "AIDR_EL1": _zero,
         "ACTLR_EL1": _zero,

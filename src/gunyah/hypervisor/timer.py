@@ -72,6 +72,12 @@ class GenericTimer:
         self.cval = value & _U64
         self._update()
 
+    def program(self, control: int, cval: int) -> None:
+        """Both registers at once, as a native guest's write left them."""
+        self._control = control & (ENABLE | IMASK)
+        self.cval = cval
+        self._update()
+
     def disable(self) -> None:
         """Power-off: control 0, interrupt low."""
         self._control = 0

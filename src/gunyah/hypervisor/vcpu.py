@@ -88,6 +88,9 @@ class Executor(Protocol):
     def interrupt(self) -> None:
         """Make ``run`` return soon; may be called while it is running, from inside a callback of it."""
 
+    def set_virq(self, level: bool, /) -> None:
+        """Drive the vCPU's virtual IRQ line; may be called while it is running, from inside a callback of it."""
+
     def kill(self) -> None:
         """Drop all guest state; ``run`` is never called again."""
 
@@ -201,16 +204,15 @@ class Vcpu(KernelObject):
     def set_virq(self, pending: bool) -> None:
         """The VIC's output towards this vCPU: a deliverable interrupt is pending. Also the wake-up event (objects.md 10.6)."""
         self.virq = pending
+        executor = self.executor
+        if executor is not None:
+            executor.set_virq(pending)
         if pending:
-            self.attention = True
             if self.blocks & _WAKEABLE:
                 self.wake()
             elif self.yield_target is not None:
                 # A directed yield ends when the yielder gets a wake-up (objects.md 6).
                 self.hv.scheduler.end_yield(self)
-        executor = self.executor
-        if executor is not None:
-            executor.interrupt()
 
     def wake(self) -> None:
         """Leave WFI or suspend; a vCPU that waits to be run by its proxy scheduler tells it."""
@@ -238,12 +240,12 @@ class Vcpu(KernelObject):
             raise HypervisorError(Error.ARGUMENT_INVALID, f"{self} has no VIC for its timer interrupts")
         if self.vpm is not None:
             self.vpm.check_free(self.vpm_index)
+        self.options = options
         self.vic.vcpu_activated(self)
         if self.vpm is not None:
             self.vpm.vcpu_activated(self)
         self.vic.bind_private(self.virtual_timer.source, self, VIRTUAL_TIMER_PPI)
         self.vic.bind_private(self.physical_timer.source, self, PHYSICAL_TIMER_PPI)
-        self.options = options
         self.remaining_ns = self.timeslice_ns
         if options & VcpuOption.VCPU_RUN_SCHEDULED:
             self.set_proxied()
@@ -347,10 +349,10 @@ class Vcpu(KernelObject):
             self.executor = None
         if self.addrspace is not None:
             self.addrspace.detach_thread(self)
-        for holder in (self.cspace, self.addrspace, self.vic, self.vpm):
+        for holder in (self.cspace, self.vic, self.vpm):
             if holder is not None:
                 holder.put()
-        self.cspace = self.addrspace = self.vic = self.vpm = None
+        self.cspace = self.vic = self.vpm = None
 
     def set_proxied(self) -> None:
         """From now on only ``vcpu_run`` gives it time (objects.md 7)."""

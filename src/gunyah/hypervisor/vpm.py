@@ -85,9 +85,9 @@ class VpmGroup(KernelObject):
         if vic is None:
             return affinity if affinity < CORES else None
         for member_index, member in self.members.items():
-            if vic.mpidr_of(member.vic_index) == affinity:
+            if vic.mpidr(member.vic_index) == affinity:
                 return member_index
-        return next((index for index in range(CORES) if vic.mpidr_of(index) == affinity), None)
+        return next((index for index in range(CORES) if vic.mpidr(index) == affinity), None)
 
     def system_stop(self, caller: Vcpu, reset: tuple[int, int] | None) -> None:
         """SYSTEM_OFF (``reset`` None) or SYSTEM_RESET of a VM: the others are killed, the caller is forced off and its halt raised."""
