@@ -28,8 +28,9 @@ class Registers:
     All values are unsigned Python integers; stores take the low bits of what they are given, so -1 is all ones.
     """
 
-    __slots__ = ("x", "address", "_words", "_view", "_halves", "_pc", "_pstate", "_aarch64", "_daif", "_c", "_v", "_n", "_z", "_sp",
-                 "_offsets", "_sp_el0", "_elr", "_spsr", "_exclusive")  # fmt: skip
+    __slots__ = ("x", "address", "_words", "_view", "_halves", "_pc", "_pstate", "_aarch64", "_daif", "_c", "_v", "_n",
+    "_z", "_sp",
+                 "_sp", "_offsets", "_sp_el0", "_elr", "_spsr", "_exclusive")  # fmt: skip
 
     x: ctypes.Array[ctypes.c_uint64]
     """X0 to X30; a `ctypes` array of uint64_t."""
