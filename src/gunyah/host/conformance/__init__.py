@@ -15,6 +15,9 @@ from pathlib import Path
 
 __all__ = ["main"]
 
+REPORT_WIDTH = 160
+"""Columns of the report where there is no terminal."""
+
 
 def main(files: Sequence[str | Path], json: bool = False, record: str | Path | None = None) -> int:
     """Replay ``files``; prints a report, or one JSON object. Exit status: 0 when nothing failed, else 1.
@@ -22,13 +25,15 @@ def main(files: Sequence[str | Path], json: bool = False, record: str | Path | N
     ``record`` names a file for what was answered here, in the format of the recordings.
     """
     from gunyah.host.conformance import deviations, recorder, report, vectors
-    from gunyah.host.conformance.runner import run_scenarios
 
     try:
         loaded = [vectors.load(Path(file)) for file in files]
         if not loaded:
             raise vectors.VectorError("no recordings named; give one or more JSON files")
         rules = deviations.load_rules()
+        # After the files: a bad one is refused at once, without the whole system being loaded.
+        from gunyah.host.conformance.runner import run_scenarios
+
         verdicts = run_scenarios([scenario for file in loaded for scenario in file.scenarios])
         deviations.apply(rules, verdicts)
         if record is not None:
@@ -42,5 +47,6 @@ def main(files: Sequence[str | Path], json: bool = False, record: str | Path | N
     else:
         from rich.console import Console
 
-        report.print_report(Console(), verdicts, rules)
+        console = Console()
+        report.print_report(console if console.is_terminal else Console(width=REPORT_WIDTH), verdicts, rules)
     return 1 if result["failed"] else 0

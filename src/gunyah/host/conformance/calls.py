@@ -9,7 +9,7 @@ from gunyah.abi import pyimage
 from gunyah.abi.hypercalls import BY_NAME
 from gunyah.guest.cpu import GuestAbort, Program
 from gunyah.host.conformance.guests import GuestLog, MemoryMap, guest_program, plan
-from gunyah.host.conformance.judge import judge
+from gunyah.host.conformance.judge import CapabilityNames, judge
 from gunyah.host.conformance.monitor import Monitor, RootEnvironment
 from gunyah.host.conformance.observations import Bindings, observe
 from gunyah.host.conformance.vectors import CallStep, Scenario
@@ -37,11 +37,11 @@ class CallReplay:
         self._bindings = Bindings()
         self._log = GuestLog()
         self.verdicts: list[Verdict] = []
-        self.capabilities: dict[str, int] = {}
+        self.capabilities = CapabilityNames({})
 
     def perform(self, monitor: Monitor, given: dict[str, int], environment: RootEnvironment | None) -> None:
         """Run every step; ``given`` are the capabilities and buffers the VM booted with."""
-        self.capabilities = dict(given)
+        self.capabilities = CapabilityNames(dict(given))
         if any(step.call == "observe" for step in self._steps):
             name = self._scenario.name
             edge = True if "edge" in name else False if "level" in name else None
@@ -70,8 +70,8 @@ class CallReplay:
         for word in step.inputs:
             if not word.startswith("$"):
                 inputs.append(int(word, 0))
-            elif word in self.capabilities:
-                inputs.append(self.capabilities[word])
+            elif word in self.capabilities.ids:
+                inputs.append(self.capabilities.ids[word])
             else:
                 verdict.fail(Trouble.NAME_UNKNOWN, word, "no such name", f"no earlier step saved {word}")
                 return
@@ -80,6 +80,7 @@ class CallReplay:
         got = monitor.execute(step.insn, inputs)
         judge(verdict, step, inputs, got, self.capabilities)
         if got[0] == 0:
+            self.capabilities.note(step)
             self._memory.note(step)
             self._note_binding(step)
 
@@ -100,14 +101,14 @@ class CallReplay:
 
     def _prepare_messages(self, monitor: Monitor) -> None:
         """A recording that starts by receiving had a message waiting: ask RM for one."""
-        rx = self.capabilities.get("$rm_rx")
+        rx = self.capabilities.ids.get("$rm_rx")
         first = next((s for s in self._steps if s.inputs[:1] in (("$rm_rx",), ("$rm_tx",))), None)
         waiting = first is not None and first.call == "msgqueue_receive" and first.err != "MSGQUEUE_EMPTY"
         if rx is None or not waiting:
             return
-        scratch = self.capabilities["$scratch"]
+        scratch = self.capabilities.ids["$scratch"]
         monitor.cpu.write(scratch, bytes.fromhex("2101010024000056"))
-        monitor.hypercall(BY_NAME["msgqueue_send"].number, self.capabilities["$rm_tx"], 8, scratch, 1, 0)
+        monitor.hypercall(BY_NAME["msgqueue_send"].number, self.capabilities.ids["$rm_tx"], 8, scratch, 1, 0)
         for _ in range(64):
             monitor.hypercall(BY_NAME["scheduler_yield"].number)
 

@@ -8,6 +8,7 @@ for bit.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from gunyah.abi import smccc
 from gunyah.abi.errors import Error
@@ -16,7 +17,7 @@ from gunyah.host.conformance.names import call_of, result_word, value_word
 from gunyah.host.conformance.vectors import CallStep
 from gunyah.host.conformance.verdict import Trouble, Verdict
 
-__all__ = ["judge", "new_capability_fault"]
+__all__ = ["CapabilityNames", "judge", "new_capability_fault"]
 
 ENTROPY_CALLS = frozenset({"prng_get_entropy"})
 ENTROPY_FUNCTIONS = frozenset({smccc.TRNG_RND_32, smccc.TRNG_RND_64})
@@ -36,6 +37,28 @@ def new_capability_fault(value: int, known: Mapping[int, str]) -> str:
     return ""
 
 
+@dataclass
+class CapabilityNames:
+    """What each ``$name`` stands for in this boot, and which ids are in use: a deleted one may be issued again."""
+
+    ids: dict[str, int]
+    deleted: set[str] = field(default_factory=set)
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Id -> name of the capabilities that are still there."""
+        return {value: name for name, value in self.ids.items() if name not in self.deleted}
+
+    def bind(self, name: str, value: int) -> None:
+        self.ids[name] = value
+        self.deleted.discard(name)
+
+    def note(self, step: CallStep) -> None:
+        """Follow a step that succeeded."""
+        if step.call == "cspace_delete_cap_from" and step.inputs[:1] == ("$cspace",):
+            self.deleted.update(step.inputs[1:2])
+
+
 def _is_entropy(step: CallStep, inputs: Sequence[int]) -> bool:
     if step.insn is None:
         return False
@@ -46,20 +69,17 @@ def _is_entropy(step: CallStep, inputs: Sequence[int]) -> bool:
 
 
 def judge(
-    verdict: Verdict, step: CallStep, inputs: Sequence[int], got: Sequence[int], capabilities: dict[str, int]
+    verdict: Verdict, step: CallStep, inputs: Sequence[int], got: Sequence[int], capabilities: CapabilityNames
 ) -> Verdict:
-    """Compare ``got`` (x0..) with the step and bind its ``save`` name in ``capabilities``."""
-    known = {value: name for name, value in capabilities.items()}
+    """Compare ``got`` (x0..) with the step and bind its ``save`` name."""
+    known = capabilities.names
     verdict.values = tuple(
-        step.save
-        if step.save and number == 1 and got[0] == 0
-        else known.get(value, f"{value:#x}")
-        if number
-        else f"{value:#x}"
-        for number, value in enumerate(got[: max(5, len(step.out))])
+        f"{value:#x}" if not number else known.get(value, f"{value:#x}") for number, value in enumerate(got)
     )
     if step.save is not None:
-        capabilities[step.save] = got[1]
+        capabilities.bind(step.save, got[1])
+        if got[0] == Error.OK:
+            verdict.values = (verdict.values[0], step.save, *verdict.values[2:])
     if step.crashed_the_reference:
         return _judge_survivor(verdict, step, got)
     assert step.insn is not None
@@ -71,14 +91,25 @@ def judge(
                 fault = new_capability_fault(value, known)
                 if fault:
                     return _mismatch(verdict, step, number, word, got, known, f"x{number} is {fault}")
-            elif value != capabilities.get(word):
+            elif value != capabilities.ids.get(word):
                 return _mismatch(verdict, step, number, word, got, known, f"x{number} is not {word}")
             continue
         expected = int(word, 0)
+        if expected not in (0, U64) and _is_new_capability(step, inputs, number):
+            # An id that no later step uses, so the recording names none.
+            fault = new_capability_fault(value, known)
+            if fault:
+                return _mismatch(verdict, step, number, word, got, known, f"x{number} is {fault}")
+            continue
         if value == expected or (entropy and number and expected and 0 <= value <= max(U32, _ones(expected))):
             continue
         return _mismatch(verdict, step, number, word, got, known, "")
     return verdict
+
+
+def _is_new_capability(step: CallStep, inputs: Sequence[int], number: int) -> bool:
+    call = call_of(step.insn, inputs[0] if inputs else 0) if step.insn is not None else None
+    return call is not None and 1 <= number <= len(call.results) and call.results[number - 1].kind == "capid"
 
 
 def _ones(value: int) -> int:

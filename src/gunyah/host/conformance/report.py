@@ -109,21 +109,25 @@ def _print_failures(console: Console, failed: Sequence[Verdict]) -> None:
 
     groups: dict[tuple[str, Trouble | None], list[Verdict]] = {}
     for verdict in failed:
-        groups.setdefault((_call_name(verdict.step), verdict.trouble), []).append(verdict)
+        # What was never reached is one matter of its scenario, not one of each call.
+        lost = verdict.trouble in (Trouble.NOT_REACHED, Trouble.BOOT)
+        name = f"(all of {verdict.step.ctx})" if lost else _call_name(verdict.step)
+        groups.setdefault((name, verdict.trouble), []).append(verdict)
     order = list(Trouble)
     table = Table("call", "kind", title="Failures by call and kind", title_justify="left")
     table.add_column("steps", justify="right")
     table.add_column("for instance", overflow="fold")
     for (call, trouble), group in sorted(groups.items(), key=lambda g: (order.index(g[0][1] or order[-1]), -len(g[1]))):
         lines = []
-        for verdict in group[:EXAMPLES]:
+        shown = group[: 1 if trouble in (Trouble.NOT_REACHED, Trouble.BOOT) else EXAMPLES]
+        for verdict in shown:
             step = verdict.step
             words = f"{step.ctx} {step.number}"
             words += f" ({step.note})" if step.note and len(step.note) < 60 else ""
             words += f": expected {verdict.expected}, got {verdict.got}" if verdict.got else f": {verdict.expected}"
             words += f" [{verdict.why}]" if verdict.why else ""
             lines.append(escape(words))
-        more = len(group) - EXAMPLES
+        more = len(group) - len(shown)
         lines += [f"and {more} more"] if more > 0 else []
         table.add_row(escape(call), trouble.value if trouble else "", str(len(group)), "\n".join(lines))
     console.print(table)

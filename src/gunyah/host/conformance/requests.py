@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from gunyah.abi import pyimage
 from gunyah.abi.errors import Error, RmError
 from gunyah.abi.hypercalls import BY_NAME
+from gunyah.abi.rm import message_name
 from gunyah.guest.cpu import Cpu, GuestAbort, Program
 from gunyah.host.conformance.judge import new_capability_fault
 from gunyah.host.conformance.monitor import Monitor, PrimaryEnvironment
@@ -172,4 +173,4 @@ class RmReplay:
 
 
 def _words(message: int, payload: bytes) -> str:
-    return f"{message:#x} {payload.hex()}".strip()
+    return f"{message_name(message)} {payload.hex()}".strip()

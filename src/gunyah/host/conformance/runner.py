@@ -68,10 +68,10 @@ def run_scenario(scenario: Scenario) -> list[Verdict]:
 
 def _account(scenario: Scenario, verdicts: list[Verdict], why: str) -> None:
     """Fail the step that was under way and those that were never reached."""
+    trouble = Trouble.NOT_REACHED if verdicts else Trouble.BOOT
     if verdicts:
         verdicts[-1].fail(Trouble.STOPPED, "an answer", "none", why)
     for step in scenario.steps[len(verdicts) :]:
-        trouble = Trouble.NOT_REACHED if verdicts else Trouble.BOOT
         verdicts.append(Verdict(scenario.file, step).fail(trouble, "a run up to here", "", why))
 
 
@@ -110,7 +110,3 @@ def primary_environment(monitor: Monitor, x0: int) -> PrimaryEnvironment:
         if len(words) == 2 and all(word not in (0, U64) for word in words):
             return PrimaryEnvironment(tree, words[0], words[1], SCRATCH)
     raise ValueError(f"the device tree at {x0:#x} has no node {RM_COMPATIBLE} with two capabilities")
-
-
-def root_environment(monitor: Monitor, x0: int) -> RootEnvironment:
-    return monitor.root_environment(x0)

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gunyah.abi.rm import message_name
+
 __all__ = [
     "CallStep",
     "Instruction",
@@ -74,8 +76,7 @@ class CallStep:
 
 @dataclass(frozen=True)
 class RmStep:
-    """A request of the primary VM with its reply payload (None: the reference's RM never answered), or a notification.
-    """
+    """A request of the primary VM with its reply payload (None: the reference's RM never answered), or a notification."""
 
     ctx: str
     number: int
@@ -88,7 +89,8 @@ class RmStep:
 
     @property
     def call(self) -> str:
-        return f"{self.kind} {self.message:#x}"
+        """RM's name of the message, or its number."""
+        return message_name(self.message)
 
 
 @dataclass(frozen=True)
