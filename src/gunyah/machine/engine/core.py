@@ -407,7 +407,7 @@ class Core:
         return self.library.unicorn.arm64_const.UC_ARM64_REG_CP_REG, (crn, crm, op0, op1, op2)
 
     def read_sysreg(self, register: str | Encoding) -> int:
-        """Read any system register the engine knows, as an MRS at the highest level would; slow.
+        """Read any system register the engine knows, as the loaded vCPU would untrapped; slow.
 
         Raises `KeyError` for an unknown name, `EngineError` for a register the engine does not have.
         """
