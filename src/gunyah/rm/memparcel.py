@@ -1,0 +1,744 @@
+"""Memparcels: memory one VM lends, shares or donates to others, and everything that can be done with them (rm-behaviour.md 9).
+
+A memparcel is a sparse extent that its pages were donated to, so who can touch a page is decided by the hypervisor: LEND and
+DONATE take the owner's mapping away at once (also on this board, where the reference leaves it), SHARE maps the pages into
+the owner through the parcel. Every operation either completes or leaves everything as it was.
+
+The order of the checks is the order in which RM answers errors (rm-rpc.md 8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from gunyah.abi.errors import RmError
+from gunyah.abi.rm import (
+    LIST_MAX,
+    MEM_RIGHTS,
+    AclEntry,
+    AttributeEntry,
+    MemAcceptFlag,
+    MemAttribute,
+    MemCreateFlag,
+    MemTrans,
+    MemType,
+    SglEntry,
+)
+from gunyah.abi.types import PAGE_MASK, U32
+from gunyah.guest.hypercall import HypercallFailed
+from gunyah.rm.address import AddressUnavailable
+from gunyah.rm.errors import RmFailure, failure_of
+from gunyah.rm.memory import Memory, Region, VmMemory, memtype_of
+from gunyah.rm.vm import Vm, VmTable
+
+__all__ = ["ADDRESS_LIMIT", "Member", "Memparcel", "MemparcelState", "MemparcelTable", "PARCELS_MAX"]
+
+PARCELS_MAX = 64
+"""Memparcels per owner."""
+REGIONS_MAX = 64 * LIST_MAX
+"""Pieces one memparcel may collect by appending: a bound on RM's memory that no client of ours reaches."""
+ADDRESS_LIMIT = 1 << 44
+_WRITE, _EXECUTE = 2, 1
+_RWX, _RW = 7, 6
+
+
+class MemparcelState(Enum):
+    """INIT: being appended to; SHARING: complete, nobody accepted; SHARED: at least one acceptance."""
+
+    INIT = "init"
+    SHARING = "sharing"
+    SHARED = "shared"
+
+
+@dataclass(slots=True)
+class Member:
+    """One VM of the access list and what it has made of the memparcel (vm_meminfo)."""
+
+    vmid: int
+    rights: int
+    attribute: int
+    ipas: list[int] = field(default_factory=list)
+    """Addresses assigned so far: one for all when ``contiguous``, else one per region."""
+    contiguous: bool = False
+    started: bool = False
+    """Addresses were asked for, so ``contiguous`` is decided."""
+    shared: bool = False
+    """Accepted, at least in part."""
+    mapped: bool = False
+    phandle: int | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Memparcel:
+    """One memparcel. ``extent`` is RM's capability to the extent that owns the pages."""
+
+    handle: int
+    owner: int
+    mem_type: MemType
+    trans_type: MemTrans
+    label: int
+    extent: int
+    members: list[Member]
+    attributes: list[AttributeEntry]
+    label_valid: bool = True
+    regions: list[Region] = field(default_factory=list)
+    state: MemparcelState = MemparcelState.INIT
+    sanitize_create: bool = False
+    sanitize_reclaim: bool = False
+    locked: bool = False
+    tag: int = 0
+    tag_set: bool = False
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(region.size for region in self.regions)
+
+    def member(self, vmid: int) -> Member | None:
+        """The access-list entry of a VM."""
+        return next((member for member in self.members if member.vmid == vmid), None)
+
+    def is_exclusive(self, vmid: int) -> bool:
+        """Only this VM has access."""
+        return len(self.members) == 1 and self.members[0].vmid == vmid
+
+    def is_private(self, vmid: int) -> bool:
+        """Fit to become general RAM of the VM: label 0, exclusive, RWX, normal memory (rm-behaviour.md 9)."""
+        return (
+            self.label == 0
+            and self.is_exclusive(vmid)
+            and self.members[0].rights == _RWX
+            and self.mem_type is MemType.NORMAL
+            and self.members[0].attribute == MemAttribute.NORMAL
+        )
+
+    def ipas_of(self, member: Member) -> Iterator[tuple[int, Region]]:
+        """(IPA, region) of everything the member has addresses for."""
+        if member.contiguous:
+            at = member.ipas[0] if member.ipas else 0
+            for region in self.regions if member.ipas else ():
+                yield at, region
+                at += region.size
+        else:
+            yield from zip(member.ipas, self.regions, strict=False)
+
+    def __str__(self) -> str:
+        return f"memparcel {self.handle:#x}"
+
+
+def _runs(pieces: Iterable[tuple[int, Region]]) -> list[tuple[int, Region]]:
+    """Neighbours merged where both IPA and physical address continue: fewer hypercalls for the same pages."""
+    merged: list[tuple[int, Region]] = []
+    for ipa, region in pieces:
+        if merged:
+            last_ipa, last = merged[-1]
+            if last.end == region.pa and last_ipa + last.size == ipa:
+                merged[-1] = last_ipa, Region(last.pa, last.size + region.size, last.owner_ipa)
+                continue
+        merged.append((ipa, region))
+    return merged
+
+
+def _physical_runs(regions: Sequence[Region]) -> list[Region]:
+    return [run for _, run in _runs((region.pa, region) for region in regions)]
+
+
+def _aligned(value: int) -> bool:
+    return value < ADDRESS_LIMIT and not value & PAGE_MASK
+
+
+class MemparcelTable:
+    """All memparcels by handle, and the rules."""
+
+    def __init__(self, memory: Memory, vms: VmTable) -> None:
+        self.memory = memory
+        self.vms = vms
+        self._parcels: dict[int, Memparcel] = {}
+        self._next_handle = 0
+
+    def __iter__(self) -> Iterator[Memparcel]:
+        return iter(list(self._parcels.values()))
+
+    def __len__(self) -> int:
+        return len(self._parcels)
+
+    def lookup(self, handle: int) -> Memparcel:
+        """The memparcel; raises HANDLE_INVALID."""
+        parcel = self._parcels.get(handle)
+        if parcel is None:
+            raise RmFailure(RmError.HANDLE_INVALID, f"there is no memparcel {handle:#x}")
+        return parcel
+
+    def for_target(self, handle: int, vmid: int) -> Memparcel | None:
+        """The memparcel if the VM is in its access list and does not own it."""
+        parcel = self._parcels.get(handle)
+        return parcel if parcel is not None and parcel.owner != vmid and parcel.member(vmid) else None
+
+    def targeting(self, vmid: int) -> list[Memparcel]:
+        """Complete memparcels whose access list names the VM and which another VM owns, oldest first."""
+        return [
+            parcel
+            for parcel in self._parcels.values()
+            if parcel.owner != vmid and parcel.member(vmid) and parcel.state is not MemparcelState.INIT
+        ]
+
+    def owned_by(self, vmid: int) -> list[Memparcel]:
+        """Memparcels of one owner, oldest first."""
+        return [parcel for parcel in self._parcels.values() if parcel.owner == vmid]
+
+    def _memory_of(self, vm: Vm) -> VmMemory:
+        if vm.objects is None:
+            raise RmFailure(RmError.VM_STATE, f"VM {vm.vmid} has no address space yet")
+        return vm.objects.memory
+
+    def _allocate_handle(self) -> int:
+        while True:
+            handle = self._next_handle
+            self._next_handle = (handle + 1) & U32
+            if handle != U32 and handle not in self._parcels:
+                return handle
+
+    # -- creation ------------------------------------------------------------------------------------------------------
+
+    def create(
+        self,
+        owner: Vm,
+        trans_type: MemTrans,
+        mem_type: int,
+        flags: int,
+        label: int,
+        acl: Sequence[AclEntry],
+        sgl: Sequence[SglEntry],
+        attributes: Sequence[AttributeEntry],
+    ) -> Memparcel:
+        """MEM_DONATE, MEM_LEND, MEM_SHARE (rm-rpc.md 8.2)."""
+        if not acl or not sgl:
+            raise RmFailure(
+                RmError.ARGUMENT_INVALID, f"{len(acl)} access entries and {len(sgl)} ranges: both are needed"
+            )
+        if trans_type is MemTrans.DONATE and len(acl) > 1:
+            raise RmFailure(RmError.ARGUMENT_INVALID, f"a donation goes to one VM, the access list names {len(acl)}")
+        if owner.parcels_owned >= PARCELS_MAX:
+            raise RmFailure(RmError.DENIED, f"VM {owner.vmid} owns {PARCELS_MAX} memparcels, the most it may")
+        sanitize = bool(flags & MemCreateFlag.SANITIZE)
+        if sanitize and mem_type == MemType.IO:
+            raise RmFailure(RmError.ARGUMENT_INVALID, "IO memory cannot be sanitized")
+        # A refused request consumes a number too, as on the reference (reference.md 4.2).
+        handle = self._allocate_handle()
+        kind = MemType.IO if mem_type == MemType.IO else MemType.NORMAL
+        if mem_type not in (MemType.NORMAL, MemType.IO):
+            raise RmFailure(RmError.ARGUMENT_INVALID, f"memory type {mem_type} is neither normal (0) nor IO (1)")
+        members = self._members(owner, trans_type, kind, acl)
+        self._apply_attributes(kind, trans_type, members, attributes)
+        try:
+            extent = self.memory.new_extent(kind)
+        except HypercallFailed as failure:
+            raise RmFailure(RmError.NOMEM, f"no extent for the memparcel: {failure}") from failure
+        parcel = Memparcel(
+            handle, owner.vmid, kind, trans_type, label, extent, members, list(attributes), sanitize_create=sanitize
+        )
+        try:
+            self._add_ranges(owner, parcel, sgl)
+        except RmFailure:
+            self.memory.delete(extent)
+            raise
+        if not flags & MemCreateFlag.APPEND:
+            parcel.state = MemparcelState.SHARING
+        self._parcels[handle] = parcel
+        owner.parcels_owned += 1
+        return parcel
+
+    def _members(self, owner: Vm, trans_type: MemTrans, kind: MemType, acl: Sequence[AclEntry]) -> list[Member]:
+        most = _RW if kind is MemType.IO else _RWX
+        attribute = MemAttribute.DEVICE if kind is MemType.IO else MemAttribute.NORMAL
+        members: list[Member] = []
+        seen: set[int] = set()
+        for entry in acl:
+            if entry.vmid in seen:
+                raise RmFailure(RmError.ARGUMENT_INVALID, f"VM {entry.vmid} stands twice in the access list")
+            seen.add(entry.vmid)
+            if not self.vms.valid_in_acl(entry.vmid):
+                raise RmFailure(RmError.ARGUMENT_INVALID, f"VMID {entry.vmid} cannot stand in an access list")
+            if entry.rights not in MEM_RIGHTS:
+                raise RmFailure(
+                    RmError.ARGUMENT_INVALID, f"rights {entry.rights:#x} of VM {entry.vmid} are not r, rx, rw or rwx"
+                )
+            if kind is MemType.IO and entry.rights & _EXECUTE:
+                raise RmFailure(RmError.ARGUMENT_INVALID, f"VM {entry.vmid} asked for execution of IO memory")
+            if trans_type is MemTrans.DONATE and entry.rights != most:
+                raise RmFailure(
+                    RmError.DENIED,
+                    f"a donation gives full rights {most:#x}, VM {entry.vmid} would get {entry.rights:#x}",
+                )
+            members.append(Member(entry.vmid, entry.rights, attribute))
+        if (owner.vmid in seen) != (trans_type is MemTrans.SHARE):
+            word = "must" if trans_type is MemTrans.SHARE else "must not"
+            raise RmFailure(
+                RmError.ARGUMENT_INVALID,
+                f"the owner, VM {owner.vmid}, {word} stand in the access list of a {trans_type.name}",
+            )
+        return members
+
+    @staticmethod
+    def _apply_attributes(
+        kind: MemType, trans_type: MemTrans, members: list[Member], attributes: Sequence[AttributeEntry]
+    ) -> None:
+        default = MemAttribute.DEVICE if kind is MemType.IO else MemAttribute.NORMAL
+        by_vmid = {member.vmid: member for member in members}
+        seen: set[int] = set()
+        for entry in attributes:
+            if entry.vmid in seen:
+                raise RmFailure(RmError.ARGUMENT_INVALID, f"VM {entry.vmid} stands twice in the attribute list")
+            seen.add(entry.vmid)
+            if entry.attribute not in MemAttribute._value2member_map_:
+                raise RmFailure(RmError.ARGUMENT_INVALID, f"memory attribute {entry.attribute:#x} is unknown")
+            if (kind is MemType.IO) != (entry.attribute == MemAttribute.DEVICE):
+                raise RmFailure(
+                    RmError.ARGUMENT_INVALID,
+                    f"attribute {MemAttribute(entry.attribute).name} does not fit {kind.name} memory",
+                )
+            if trans_type is MemTrans.DONATE and entry.attribute != default:
+                raise RmFailure(RmError.ARGUMENT_INVALID, "a donation keeps the default memory attribute")
+            member = by_vmid.get(entry.vmid)
+            if member is None:
+                raise RmFailure(
+                    RmError.VMID_INVALID, f"VM {entry.vmid} has an attribute but no place in the access list"
+                )
+            member.attribute = entry.attribute
+
+    def _add_ranges(self, owner: Vm, parcel: Memparcel, sgl: Sequence[SglEntry]) -> None:
+        """Find the pages, move them into the parcel's extent; on failure give all back."""
+        memory, vm_memory = self.memory, self._memory_of(owner)
+        pieces = self._find_pieces(owner, parcel, sgl)
+        own = parcel.member(owner.vmid)
+        extent = memory.owned_extent(vm_memory, parcel.mem_type)
+        mapped: list[tuple[int, Region]] = []
+        donated: list[Region] = []
+        try:
+            if own is not None:
+                # The record comes first: the pages change hands without a moment in which the owner has none.
+                memtype = memtype_of(own.attribute)
+                for ipa, run in _runs((piece.owner_ipa, piece) for piece in pieces):
+                    memory.map(vm_memory, parcel.extent, parcel.mem_type, ipa, run, own.rights, memtype)
+                    mapped.append((ipa, run))
+        except HypercallFailed as failure:
+            self._undo_ranges(vm_memory, parcel, extent, mapped, donated)
+            raise RmFailure(RmError.MAP_FAILED, f"the owner's mapping failed: {failure}") from failure
+        try:
+            for run in _physical_runs(pieces):
+                memory.donate(parcel.mem_type, extent, parcel.extent, run.pa, run.size)
+                donated.append(run)
+            if parcel.sanitize_create:
+                for run in donated:
+                    memory.zero(parcel.extent, run.pa, run.size)
+        except HypercallFailed as failure:
+            self._undo_ranges(vm_memory, parcel, extent, mapped, donated)
+            raise RmFailure(RmError.MEM_INVALID, f"the owner's pages could not be taken: {failure}") from failure
+        parcel.regions.extend(pieces)
+
+    def _undo_ranges(
+        self,
+        vm_memory: VmMemory,
+        parcel: Memparcel,
+        extent: int,
+        mapped: list[tuple[int, Region]],
+        donated: list[Region],
+    ) -> None:
+        memory = self.memory
+        for run in donated:
+            memory.donate(parcel.mem_type, parcel.extent, extent, run.pa, run.size)
+        for ipa, run in mapped:
+            memory.unmap(vm_memory, parcel.extent, parcel.mem_type, ipa, run)
+
+    def _find_pieces(self, owner: Vm, parcel: Memparcel, sgl: Sequence[SglEntry]) -> list[Region]:
+        memory, vm_memory = self.memory, self._memory_of(owner)
+        pieces: list[Region] = []
+        spans: list[tuple[int, int]] = []
+        for entry in sgl:
+            if not _aligned(entry.address) or not _aligned(entry.size):
+                raise RmFailure(
+                    RmError.ARGUMENT_INVALID,
+                    f"range {entry.address:#x}+{entry.size:#x} is not of whole pages below 2^44",
+                )
+            at, left = entry.address, entry.size
+            if not left:
+                raise RmFailure(RmError.MEM_INVALID, f"the range at {at:#x} is empty")
+            while left:
+                try:
+                    pa, size = memory.lookup(vm_memory, parcel.mem_type, at, left)
+                except HypercallFailed as failure:
+                    raise RmFailure(
+                        RmError.MEM_INVALID, f"VM {owner.vmid} does not own what is mapped at {at:#x}: {failure}"
+                    ) from failure
+                spans.append((pa, pa + size))
+                pieces.append(Region(pa, size, at))
+                at, left = at + size, left - size
+                if len(pieces) + len(parcel.regions) > REGIONS_MAX:
+                    raise RmFailure(RmError.NOMEM, f"a memparcel of more than {REGIONS_MAX} pieces")
+        spans.sort()
+        for (_, end), (base, _) in zip(spans, spans[1:], strict=False):
+            if base < end:
+                raise RmFailure(
+                    RmError.MEM_INVALID, f"the page at physical {base:#x} stands twice in the list of ranges"
+                )
+        return pieces
+
+    def append(self, owner: Vm, handle: int, *, done: bool, sgl: Sequence[SglEntry]) -> None:
+        """MEM_APPEND (rm-rpc.md 8.3)."""
+        if not sgl:
+            raise RmFailure(RmError.ARGUMENT_INVALID, "nothing to append")
+        parcel = self.lookup(handle)
+        if parcel.owner != owner.vmid:
+            raise RmFailure(RmError.DENIED, f"{parcel} is owned by VM {parcel.owner}, not by VM {owner.vmid}")
+        if parcel.state is not MemparcelState.INIT:
+            raise RmFailure(RmError.DENIED, f"{parcel} is complete")
+        self._add_ranges(owner, parcel, sgl)
+        if done:
+            parcel.state = MemparcelState.SHARING
+
+    # -- acceptance ----------------------------------------------------------------------------------------------------
+
+    def accept(
+        self,
+        vm: Vm,
+        handle: int,
+        mem_type: int,
+        trans_type: int,
+        flags: int,
+        *,
+        label: int = 0,
+        acl: Sequence[AclEntry] = (),
+        sgl: Sequence[SglEntry] = (),
+        attributes: Sequence[AttributeEntry] = (),
+        map_vmid: int = 0,
+    ) -> tuple[list[SglEntry], bool]:
+        """MEM_ACCEPT: addresses assigned by this call and whether more remain (rm-rpc.md 8.4)."""
+        parcel = self.lookup(handle)
+        if mem_type != parcel.mem_type or trans_type != parcel.trans_type:
+            raise RmFailure(
+                RmError.ARGUMENT_INVALID,
+                f"{parcel} is a {parcel.trans_type.name} of {parcel.mem_type.name} memory, not what VM {vm.vmid} named",
+            )
+        if parcel.state is MemparcelState.INIT:
+            raise RmFailure(RmError.DENIED, f"{parcel} is not complete: its owner still appends to it")
+        self._validate(parcel, flags, label, acl, attributes)
+        member = self._acceptor(parcel, vm, flags, map_vmid)
+        contiguous = self._wants_contiguous(parcel, member, flags)
+        sanitize = self._check_sanitize(parcel, member.rights, bool(flags & MemAcceptFlag.SANITIZE))
+        mappings = 1 if contiguous else len(parcel.regions)
+        room = min(mappings - len(member.ipas), LIST_MAX)
+        wanted = room
+        if sgl:
+            if len(sgl) > room:
+                raise RmFailure(RmError.ARGUMENT_INVALID, f"{len(sgl)} addresses for {parcel}, {room} are open")
+            wanted = len(sgl)
+        assigned = self._assign(parcel, vm, member, contiguous, wanted, sgl)
+        was = (member.contiguous, member.started)
+        member.contiguous, member.started = contiguous, True
+        member.ipas.extend(entry.address for entry in assigned)
+        done = bool(flags & MemAcceptFlag.DONE)
+        try:
+            if done:
+                if len(member.ipas) != mappings:
+                    raise RmFailure(
+                        RmError.ARGUMENT_INVALID,
+                        f"{parcel}: {mappings - len(member.ipas)} addresses are still to be assigned",
+                    )
+                self._map_member(parcel, vm, member)
+        except RmFailure:
+            del member.ipas[len(member.ipas) - len(assigned) :]
+            member.contiguous, member.started = was
+            self._free_addresses(vm, parcel, assigned)
+            raise
+        if sanitize:
+            parcel.sanitize_reclaim = True
+        incomplete = len(member.ipas) < mappings
+        if done and parcel.trans_type is MemTrans.DONATE:
+            self._finish_donation(parcel)
+        elif not member.shared:
+            member.shared = True
+            parcel.state = MemparcelState.SHARED
+            vm.accepted.append(parcel.handle)
+        return assigned, incomplete
+
+    @staticmethod
+    def _validate(
+        parcel: Memparcel, flags: int, label: int, acl: Sequence[AclEntry], attributes: Sequence[AttributeEntry]
+    ) -> None:
+        if flags & MemAcceptFlag.VALIDATE_SANITIZED and not parcel.sanitize_create:
+            raise RmFailure(RmError.VALIDATE_FAILED, f"{parcel} was not sanitized on creation")
+        if flags & MemAcceptFlag.VALIDATE_LABEL and label != parcel.label:
+            raise RmFailure(RmError.VALIDATE_FAILED, f"{parcel} has label {parcel.label:#x}, not {label:#x}")
+        if flags & MemAcceptFlag.VALIDATE_ACL_ATTR:
+            given = [(entry.vmid, entry.rights) for entry in acl]
+            actual = [(member.vmid, member.rights) for member in parcel.members]
+            if given != actual:
+                raise RmFailure(RmError.VALIDATE_FAILED, f"{parcel} has access list {actual}, not {given}")
+            if [(a.attribute, a.vmid) for a in attributes] != [(a.attribute, a.vmid) for a in parcel.attributes]:
+                raise RmFailure(RmError.VALIDATE_FAILED, f"{parcel} has other memory attributes")
+
+    @staticmethod
+    def _acceptor(parcel: Memparcel, vm: Vm, flags: int, map_vmid: int) -> Member:
+        if flags & MemAcceptFlag.MAP_OTHER:
+            raise RmFailure(RmError.DENIED, "mapping for another VM is not supported")
+        if map_vmid:
+            raise RmFailure(RmError.ARGUMENT_INVALID, f"map_vmid is {map_vmid} without the flag for it")
+        member = parcel.member(vm.vmid)
+        if member is None:
+            raise RmFailure(RmError.VMID_INVALID, f"VM {vm.vmid} is not in the access list of {parcel}")
+        if vm.vmid == parcel.owner:
+            raise RmFailure(RmError.DENIED, f"VM {vm.vmid} owns {parcel}")
+        if member.mapped:
+            raise RmFailure(RmError.DENIED, f"VM {vm.vmid} has accepted {parcel} already")
+        return member
+
+    @staticmethod
+    def _wants_contiguous(parcel: Memparcel, member: Member, flags: int) -> bool:
+        if not flags & MemAcceptFlag.MAP_CONTIGUOUS:
+            if member.started and member.contiguous:
+                raise RmFailure(RmError.ARGUMENT_INVALID, f"{parcel} has been given one contiguous address before")
+            return False
+        if parcel.mem_type is not MemType.NORMAL:
+            raise RmFailure(RmError.ARGUMENT_INVALID, "IO memory is mapped one to one, never contiguous")
+        if member.started and not member.contiguous:
+            raise RmFailure(RmError.ARGUMENT_INVALID, f"{parcel} has been given separate addresses before")
+        return True
+
+    @staticmethod
+    def _check_sanitize(parcel: Memparcel, rights: int, wanted: bool) -> bool:
+        if wanted and parcel.mem_type is MemType.IO:
+            raise RmFailure(RmError.ARGUMENT_INVALID, "IO memory cannot be sanitized")
+        if wanted and not rights & _WRITE:
+            raise RmFailure(RmError.ARGUMENT_INVALID, f"only a VM that may write {parcel} may have it sanitized")
+        return wanted
+
+    def _assign(
+        self, parcel: Memparcel, vm: Vm, member: Member, contiguous: bool, count: int, sgl: Sequence[SglEntry]
+    ) -> list[SglEntry]:
+        """Take IPA ranges for ``count`` further mappings; all or none."""
+        if contiguous:
+            wanted = [Region(-1, parcel.size, 0)] if count else []
+        else:
+            wanted = parcel.regions[len(member.ipas) : len(member.ipas) + count]
+        assigned: list[SglEntry] = []
+        try:
+            for index, region in enumerate(wanted):
+                ipa = None
+                if sgl:
+                    entry = sgl[index]
+                    if not _aligned(entry.address) or entry.size != region.size:
+                        raise RmFailure(
+                            RmError.ARGUMENT_INVALID,
+                            f"{entry.address:#x}+{entry.size:#x} was given for a piece of {region.size:#x} bytes",
+                        )
+                    ipa = entry.address
+                assigned.append(SglEntry(self._take_address(parcel, vm, region, ipa), region.size))
+        except RmFailure:
+            self._free_addresses(vm, parcel, assigned)
+            raise
+        return assigned
+
+    def _take_address(self, parcel: Memparcel, vm: Vm, region: Region, ipa: int | None) -> int:
+        memory = self._memory_of(vm)
+        if memory.direct or parcel.mem_type is MemType.IO:
+            if region.pa < 0 or (ipa is not None and ipa != region.pa):
+                raise RmFailure(RmError.NORESOURCE, f"{parcel} can only be mapped one to one into VM {vm.vmid}")
+            return region.pa
+        try:
+            if ipa is None:
+                return memory.allocator.allocate(region.size)
+            memory.allocator.allocate_fixed(ipa, region.size)
+        except AddressUnavailable as unavailable:
+            raise RmFailure(RmError.NORESOURCE, f"VM {vm.vmid}: {unavailable}") from unavailable
+        return ipa
+
+    def _free_addresses(self, vm: Vm, parcel: Memparcel, ranges: Sequence[SglEntry]) -> None:
+        memory = self._memory_of(vm)
+        if memory.direct or parcel.mem_type is MemType.IO:
+            return
+        for entry in ranges:
+            memory.allocator.free(entry.address, entry.size)
+
+    def _map_member(self, parcel: Memparcel, vm: Vm, member: Member) -> None:
+        memory, vm_memory = self.memory, self._memory_of(vm)
+        donate = parcel.trans_type is MemTrans.DONATE
+        extent = memory.owned_extent(vm_memory, parcel.mem_type) if donate else parcel.extent
+        moved: list[Region] = []
+        mapped: list[tuple[int, Region]] = []
+        try:
+            try:
+                for run in _physical_runs(parcel.regions) if donate else ():
+                    memory.donate(parcel.mem_type, parcel.extent, extent, run.pa, run.size)
+                    moved.append(run)
+            except HypercallFailed as failure:
+                raise RmFailure(RmError.MEM_INVALID, f"{parcel} could not be handed over: {failure}") from failure
+            try:
+                for ipa, run in _runs(parcel.ipas_of(member)):
+                    memory.map(
+                        vm_memory, extent, parcel.mem_type, ipa, run, member.rights, memtype_of(member.attribute)
+                    )
+                    mapped.append((ipa, run))
+            except HypercallFailed as failure:
+                raise RmFailure(
+                    RmError.MAP_FAILED, f"{parcel} could not be mapped into VM {vm.vmid}: {failure}"
+                ) from failure
+        except RmFailure:
+            for ipa, run in mapped:
+                memory.unmap(vm_memory, extent, parcel.mem_type, ipa, run)
+            for run in moved:
+                memory.donate(parcel.mem_type, extent, parcel.extent, run.pa, run.size)
+            raise
+        member.mapped = True
+
+    def _finish_donation(self, parcel: Memparcel) -> None:
+        """The pages are the acceptor's own now: forget where the old owner had them, and the memparcel."""
+        owner = self.vms.get(parcel.owner)
+        if owner is not None:
+            vm_memory = self._memory_of(owner)
+            extent = self.memory.owned_extent(vm_memory, parcel.mem_type)
+            for ipa, run in _runs((region.owner_ipa, region) for region in parcel.regions):
+                self.memory.unmap(vm_memory, extent, parcel.mem_type, ipa, run)
+            self._free_addresses(owner, parcel, [SglEntry(region.owner_ipa, region.size) for region in parcel.regions])
+        self._forget(parcel)
+
+    def _forget(self, parcel: Memparcel) -> None:
+        del self._parcels[parcel.handle]
+        owner = self.vms.get(parcel.owner)
+        if owner is not None:
+            owner.parcels_owned -= 1
+        self.memory.delete(parcel.extent)
+
+    # -- release and reclaim -------------------------------------------------------------------------------------------
+
+    def release(self, vm: Vm, handle: int, *, sanitize: bool) -> Memparcel:
+        """MEM_RELEASE (rm-rpc.md 8.5)."""
+        parcel = self.lookup(handle)
+        if parcel.locked:
+            raise RmFailure(RmError.DENIED, f"{parcel} holds a VM's image and is locked")
+        member = parcel.member(vm.vmid)
+        if member is None:
+            raise RmFailure(RmError.HANDLE_INVALID, f"VM {vm.vmid} is not in the access list of {parcel}")
+        if vm.vmid == parcel.owner:
+            raise RmFailure(RmError.DENIED, f"VM {vm.vmid} owns {parcel}; an owner reclaims")
+        if not member.shared:
+            raise RmFailure(RmError.MEM_RELEASED, f"VM {vm.vmid} has not accepted {parcel}")
+        if self._check_sanitize(parcel, member.rights, sanitize):
+            parcel.sanitize_reclaim = True
+        self._release_member(parcel, vm, member)
+        return parcel
+
+    def _release_member(self, parcel: Memparcel, vm: Vm, member: Member) -> None:
+        memory, vm_memory = self.memory, self._memory_of(vm)
+        if member.mapped:
+            try:
+                for ipa, run in _runs(parcel.ipas_of(member)):
+                    memory.unmap(vm_memory, parcel.extent, parcel.mem_type, ipa, run)
+            except HypercallFailed as failure:
+                raise RmFailure(RmError.MAP_FAILED, f"{parcel} could not be unmapped: {failure}") from failure
+        if member.contiguous:
+            ranges = [SglEntry(ipa, parcel.size) for ipa in member.ipas]
+        else:
+            ranges = [SglEntry(ipa, region.size) for ipa, region in zip(member.ipas, parcel.regions, strict=False)]
+        self._free_addresses(vm, parcel, ranges)
+        member.ipas = []
+        member.contiguous = member.started = member.shared = member.mapped = False
+        member.phandle = None
+        if not any(other.shared for other in parcel.members):
+            parcel.state = MemparcelState.SHARING
+        if parcel.handle in vm.accepted:
+            vm.accepted.remove(parcel.handle)
+
+    def release_one_accepted(self, vm: Vm) -> Memparcel | None:
+        """One step of a VM's reset: release the oldest memparcel it has accepted."""
+        if not vm.accepted:
+            return None
+        parcel = self.lookup(vm.accepted[0])
+        parcel.locked = False
+        member = parcel.member(vm.vmid)
+        if member is None:
+            raise ValueError(f"VM {vm.vmid} accepted {parcel} without being in its access list")
+        self._release_member(parcel, vm, member)
+        return parcel
+
+    def reclaim(self, owner: Vm, handle: int, *, sanitize: bool) -> None:
+        """MEM_RECLAIM (rm-rpc.md 8.5)."""
+        parcel = self.lookup(handle)
+        if parcel.owner != owner.vmid:
+            raise RmFailure(RmError.DENIED, f"{parcel} is owned by VM {parcel.owner}, not by VM {owner.vmid}")
+        if parcel.state is MemparcelState.SHARED:
+            users = ", ".join(str(member.vmid) for member in parcel.members if member.shared)
+            raise RmFailure(RmError.MEM_INUSE, f"{parcel} is in use by VM {users}")
+        if parcel.locked:
+            raise RmFailure(RmError.DENIED, f"{parcel} holds a VM's image and is locked")
+        if sanitize and parcel.mem_type is MemType.IO:
+            raise RmFailure(RmError.ARGUMENT_INVALID, "IO memory cannot be sanitized")
+        self._reclaim(owner, parcel, sanitize or parcel.sanitize_reclaim)
+
+    def _reclaim(self, owner: Vm, parcel: Memparcel, sanitize: bool) -> None:
+        memory, vm_memory = self.memory, self._memory_of(owner)
+        extent = memory.owned_extent(vm_memory, parcel.mem_type)
+        moved: list[Region] = []
+        try:
+            for run in _physical_runs(parcel.regions):
+                if sanitize:
+                    memory.zero(parcel.extent, run.pa, run.size)
+                memory.donate(parcel.mem_type, parcel.extent, extent, run.pa, run.size)
+                moved.append(run)
+        except HypercallFailed as failure:
+            for run in moved:
+                memory.donate(parcel.mem_type, extent, parcel.extent, run.pa, run.size)
+            raise failure_of(failure.error, f"{parcel} could not be returned to VM {owner.vmid}") from failure
+        self._forget(parcel)
+
+    def abandon(self, owner: Vm) -> None:
+        """Take back everything a VM that is being destroyed has given away, from whoever holds it."""
+        for parcel in self.owned_by(owner.vmid):
+            parcel.locked = False
+            for member in parcel.members:
+                holder = self.vms.get(member.vmid)
+                if member.shared and holder is not None:
+                    self._release_member(parcel, holder, member)
+            self._reclaim(owner, parcel, True)
+
+    # -- lookup --------------------------------------------------------------------------------------------------------
+
+    def find(
+        self,
+        owner: Vm,
+        mem_type: int,
+        label: int,
+        acl: Sequence[AclEntry],
+        sgl: Sequence[SglEntry],
+        attributes: Sequence[AttributeEntry],
+    ) -> Memparcel:
+        """MEM_QCOM_LOOKUP_SGL: an owner's memparcel that nobody has accepted and that matches in everything."""
+        access = [(entry.vmid, entry.rights) for entry in acl]
+        ranges = [(entry.address, entry.size) for entry in sgl]
+        for parcel in self._parcels.values():
+            if parcel.owner != owner.vmid or parcel.state is not MemparcelState.SHARING or parcel.mem_type != mem_type:
+                continue
+            if (
+                access == [(member.vmid, member.rights) for member in parcel.members]
+                and ranges == [(region.owner_ipa, region.size) for region in parcel.regions]
+                and [(a.attribute, a.vmid) for a in attributes] == [(a.attribute, a.vmid) for a in parcel.attributes]
+            ):
+                if not parcel.label_valid:
+                    parcel.label, parcel.label_valid = label, True
+                return parcel
+        raise RmFailure(RmError.LOOKUP_FAILED, f"VM {owner.vmid} has no unaccepted memparcel with these lists")
+
+    # -- RM's own view -------------------------------------------------------------------------------------------------
+
+    def pieces(self, parcel: Memparcel, offset: int, size: int) -> list[tuple[int, int]]:
+        """(extent offset, size) of the pages that hold bytes ``offset`` .. ``offset + size`` of a memparcel."""
+        first, last = offset & ~PAGE_MASK, (offset + size + PAGE_MASK) & ~PAGE_MASK
+        result: list[tuple[int, int]] = []
+        at = 0
+        for region in parcel.regions:
+            start, end = max(first, at), min(last, at + region.size)
+            if start < end:
+                result.append((region.pa + start - at, end - start))
+            at += region.size
+        return result
