@@ -256,6 +256,14 @@ class Addrspace(KernelObject):
             self._cache[ipa >> 12] = (page, kernel)
         return page | ipa & _PAGE_MASK
 
+    def fault_at(self, ipa: int, access: int) -> Stage2Fault | None:
+        """Why an access of the VM's kernel at ``ipa`` does not reach RAM, or None if it does."""
+        try:
+            self._ram_page(ipa, access)
+        except Stage2Fault as fault:
+            return fault
+        return None
+
     def _ram_page(self, ipa: int, access: int) -> int:
         """PA of ``ipa`` if it is RAM; raises Stage2Fault, kind "device" for what is mapped but not RAM."""
         entry = self._cache.get(ipa >> 12)

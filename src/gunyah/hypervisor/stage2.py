@@ -4,6 +4,9 @@
 concatenated tables so that the walk is as short as the architecture permits (objects.md 4, errors-and-types.md 6). A
 valid descriptor is never changed into another valid one: it is broken, the TLBs are told, then the new one is made.
 
+What is mapped but is not RAM stands in the tables with the valid bit clear, which makes the CPU ignore the rest of the
+descriptor: the access traps, and the hypervisor, whose walk does see the mapping, lets the emulated board answer it.
+
 Changes happen in transactions that end whole or not at all, whatever runs out in the middle.
 """
 
@@ -47,6 +50,9 @@ _ACCESS_FLAG = 1 << 10
 # descriptor means the same on a CPU without FEAT_XNX, where only bit 54 exists.
 _XN0 = 1 << 53
 _XN1 = 1 << 54
+
+# In a bit that the architecture leaves to software, so that no present descriptor is 0.
+_DEVICE = 1 << 55
 
 _VTCR_RES1 = 1 << 31
 _VTCR_INNER_WRITE_BACK = 1 << 8
@@ -124,6 +130,12 @@ def _start(ipa_bits: int) -> tuple[int, int]:
         if 1 <= bits <= STRIDE + MAX_CONCATENATED.bit_length() - 1:
             return level, 1 << bits
     raise ValueError(f"stage 2 cannot translate {ipa_bits}-bit addresses with a 4 KiB granule")
+
+
+def _kind(level: int, device: int) -> int:
+    """Type bits of a leaf at ``level``: page or block, without the valid bit for a device."""
+    kind = PAGE if level == LAST_LEVEL else BLOCK
+    return kind & ~VALID if device else kind
 
 
 def _shift(level: int) -> int:
@@ -261,9 +273,9 @@ class Stage2:
         if descriptor & _TYPE == TABLE:
             return descriptor & _ADDRESS
         below = self._make_table(reserve)
-        if descriptor & VALID:
+        if descriptor:
             step = 1 << _shift(level + 1)
-            kind = PAGE if level + 1 == LAST_LEVEL else BLOCK
+            kind = _kind(level + 1, descriptor & _DEVICE)
             first = descriptor & (_ADDRESS | _ATTRIBUTES) | kind
             self._views[below][:] = memoryview(array("Q", range(first, first + ENTRIES * step, step)))
             self._valid[below] = ENTRIES
@@ -291,18 +303,33 @@ class Stage2:
         self.begin()
         try:
             bits = encode_attributes(attributes)
-            self._map(self.root, self.start_level, ipa, ipa + size, pa | bits, reserve)
+            for base, count, device in self._by_kind(pa, size):
+                start = ipa + base - pa
+                self._map(self.root, self.start_level, start, start + count, base | bits | device, reserve)
         except BaseException:
             self.abort()
             raise
         self.commit()
+
+    def _by_kind(self, pa: int, size: int) -> Iterator[tuple[int, int, int]]:
+        """(PA, bytes, _DEVICE or 0) of the parts of a physical range, told apart by whether they are RAM."""
+        end = pa + size
+        for base, count in self.heap.ram.regions:
+            if pa < min(base, end):
+                yield pa, min(base, end) - pa, _DEVICE
+                pa = min(base, end)
+            if pa < min(base + count, end):
+                yield pa, min(base + count, end) - pa, 0
+                pa = min(base + count, end)
+        if pa < end:
+            yield pa, end - pa, _DEVICE
 
     def _map(self, table: int, level: int, ipa: int, end: int, output: int, reserve: bool) -> None:
         shift = _shift(level)
         mask = (self._root_entries if table == self.root else ENTRIES) - 1
         span = 1 << shift
         if level == LAST_LEVEL:
-            first = output | PAGE
+            first = output | _kind(level, output & _DEVICE)
             entries = array("Q", range(first, first + end - ipa, PAGE_SIZE))
             self._write(table, level, ipa >> shift & mask, entries, ipa)
             return
@@ -314,7 +341,7 @@ class Stage2:
                 run = 1
                 while ipa + (run + 1) * span <= end and index + run <= mask:
                     run += 1
-                first = output | BLOCK
+                first = output | _kind(level, output & _DEVICE)
                 self._write(table, level, index, array("Q", range(first, first + run * span, span)), ipa)
                 stop = ipa + run * span
             else:
@@ -433,5 +460,5 @@ class Stage2:
             ipa = base + (index << _shift(level))
             if descriptor & _TYPE == TABLE and level < LAST_LEVEL:
                 yield from self._leaves(descriptor & _ADDRESS, level + 1, ipa)
-            elif descriptor & VALID:
+            elif descriptor:
                 yield self._leaf(descriptor, level, ipa)
