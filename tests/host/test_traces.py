@@ -44,7 +44,7 @@ class Service:
     name: str
 
 
-LINUX, RM = Watched(1, "vCPU 0", 3), Watched(2, "vCPU 0", 255)
+LINUX, RM = Watched(1, "vm3.vcpu0", 3), Watched(2, "vm255.vcpu0", 255)
 TO_RM, FROM_RM = Watched(10, "msgqueue #10"), Watched(11, "msgqueue #11")
 
 
@@ -114,16 +114,16 @@ def test_human_log_names_who_what_and_the_outcome() -> None:
     trace.close()
     lines = stream.getvalue().splitlines()
     call = next(line for line in lines if "msgqueue_send" in line)
-    assert "primary VM: vCPU 0" in call
+    assert "primary VM vcpu0" in call
     assert "0x1234" in call
     assert "-> OK" in call
     assert call.split("  ")[0].strip() or call.startswith(" ")
-    assert any("RM: vCPU 0" in line and "-> MSGQUEUE_FULL" in line for line in lines)
+    assert any("RM vcpu0" in line and "-> MSGQUEUE_FULL" in line for line in lines)
     assert any("RPC from primary VM" in line and "request 7" in line for line in lines)
     assert any("RPC from RM" in line and "reply 7" in line and "OK (4 bytes, after 1.5 us)" in line for line in lines)
     assert any("PSCI_VERSION" in line and "0x10001" in line for line in lines)
     assert any("hypervisor" in line and "something to read" in line for line in lines)
-    assert any("core 0" in line and "primary VM: vCPU 0 -> RM: vCPU 0" in line for line in lines)
+    assert any("core 0" in line and "primary VM vcpu0 -> RM vcpu0" in line for line in lines)
 
 
 def test_quiet_human_log_leaves_out_switches_traps_and_interrupts() -> None:
@@ -183,7 +183,7 @@ def test_perfetto_trace_has_a_process_per_vm_and_a_thread_per_vcpu(tmp_path: Pat
     ]
     processes = {d.process.pid: d.process.process_name for d in descriptors if d.HasField("process")}
     threads = {(processes[d.thread.pid], d.thread.thread_name) for d in descriptors if d.HasField("thread")}
-    assert threads == {("primary VM", "primary VM: vCPU 0"), ("RM", "RM: vCPU 0")}
+    assert threads == {("primary VM", "primary VM vcpu0"), ("RM", "RM vcpu0")}
     assert {"physical cores", "Resource Manager RPC"} <= set(processes.values())
 
 

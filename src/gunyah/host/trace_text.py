@@ -1,6 +1,6 @@
 """The human log of ``--trace``: one line per event, time first, then who, then what.
 
-    0.000 341 216  primary VM: vCPU 0     msgqueue_send(msgqueue=0x5f…, size=12, …) -> OK, not_full=True
+    0.000 341 216  primary VM vcpu0       msgqueue_send(msgqueue=0x5f…, size=12, …) -> OK, not_full=True
 """
 
 from __future__ import annotations

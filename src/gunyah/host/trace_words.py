@@ -28,11 +28,10 @@ def vm_name(vmid: int) -> str:
 
 
 def vcpu_name(vcpu: NamedVcpu | None) -> str:
-    """The vCPU's own name with its VM in front, once: ``RM: thread #4``; ``idle`` for none."""
+    """``RM vcpu0``, ``primary VM vcpu1``, ``idle`` for none: the vCPU's own name behind that of its VM."""
     if vcpu is None:
         return "idle"
-    name, vm = str(vcpu), vm_name(vcpu.vmid)
-    return name if name.startswith(vm) else f"{vm}: {name}"
+    return f"{vm_name(vcpu.vmid)} {str(vcpu).removeprefix(f'vm{vcpu.vmid}.')}"
 
 
 def error_name(value: int) -> str:

@@ -1,0 +1,248 @@
+"""SYSTEM.toml: the description of a whole system, checked, one sentence per mistake.
+
+    seed = 1                       # same seed, same clock: same run
+    clock = "real"                 # or "virtual"
+    memory = "1G"                  # of the machine
+    cores = 2
+
+    [primary]
+    kind = "python"                # or "native", with the keys of a VM below
+    profile = "2023"
+
+    [vm.worker]                    # any number of secondary VMs
+    image = "worker.bin"           # arm64 Image, ELF or flat binary; paths are relative to this file
+    initrd = "root.cpio"
+    dtb = "worker.dtb"             # generated when absent
+    cmdline = "console=ttyAMA0"
+    memory = "64M"
+    vcpus = 1
+    profile = "2023"
+    peers = ["other"]
+    start = true                   # at boot
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from gunyah.abi.profile import PROFILES
+from gunyah.host.errors import HostError, reason
+from gunyah.host.lint import Finding
+from gunyah.host.sizes import parse_size
+
+__all__ = ["SystemFile", "VmDescription", "check_system_file", "read_system_file"]
+
+MAX_VCPUS: Final = 8
+MIN_MEMORY: Final = 1 << 20
+PAGE: Final = 4096
+NAME_LIMIT: Final = 79
+"""Bytes of a VM name (rm-behaviour.md 1.2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class VmDescription:
+    """One VM of the file."""
+
+    name: str
+    kind: str = "native"
+    image: Path | None = None
+    initrd: Path | None = None
+    dtb: Path | None = None
+    cmdline: str = ""
+    memory: int = 256 << 20
+    vcpus: int = 1
+    profile: str = "2023"
+    peers: tuple[str, ...] = ()
+    start: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class SystemFile:
+    """The whole file."""
+
+    path: Path
+    seed: int = 0
+    clock: str = "real"
+    memory: int = 1 << 30
+    cores: int = 1
+    primary: VmDescription = field(default_factory=lambda: VmDescription("primary", kind="python"))
+    vms: tuple[VmDescription, ...] = ()
+
+
+class _Wrong(Exception):
+    """The value of one key is not possible; the sentence says why."""
+
+
+def _typed(kind: type, words: str) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if type(value) is not kind:
+            raise _Wrong(f"{value!r} is not {words}")
+        return value
+
+    return check
+
+
+def _one_of(*choices: str) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        if value not in choices:
+            raise _Wrong(f"{value!r} is not one of {', '.join(repr(choice) for choice in choices)}")
+        return str(value)
+
+    return check
+
+
+def _between(low: int, high: int) -> Callable[[Any], int]:
+    def check(value: Any) -> int:
+        number: int = _typed(int, "an integer")(value)
+        if not low <= number <= high:
+            raise _Wrong(f"{number} is not in {low}..{high}")
+        return number
+
+    return check
+
+
+def _memory(value: Any) -> int:
+    try:
+        size = parse_size(str(value)) if isinstance(value, str) else _typed(int, "a size such as '256M'")(value)
+    except HostError as error:
+        raise _Wrong(str(error)) from error
+    if size < MIN_MEMORY or size % PAGE:
+        raise _Wrong(f"{value!r} is not at least 1M and a multiple of 4K")
+    return int(size)
+
+
+def _strings(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise _Wrong(f"{value!r} is not a list of names")
+    return tuple(value)
+
+
+_TEXT: Final = _typed(str, "a string")
+_SYSTEM_KEYS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "seed": _between(0, (1 << 64) - 1),
+    "clock": _one_of("real", "virtual"),
+    "memory": _memory,
+    "cores": _between(1, MAX_VCPUS),
+}
+_VM_KEYS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "image": _TEXT,
+    "initrd": _TEXT,
+    "dtb": _TEXT,
+    "cmdline": _TEXT,
+    "memory": _memory,
+    "vcpus": _between(1, MAX_VCPUS),
+    "profile": _one_of(*PROFILES),
+    "peers": _strings,
+    "start": _typed(bool, "true or false"),
+}
+_PRIMARY_KEYS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "kind": _one_of("python", "native"),
+    **{key: check for key, check in _VM_KEYS.items() if key not in ("peers", "start")},
+}
+_FILES: Final = ("image", "initrd", "dtb")
+
+
+class _Reader:
+    """Collects the findings of one file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.findings: list[Finding] = []
+
+    def wrong(self, table: str, key: str, sentence: str) -> None:
+        self.findings.append(Finding(table or str(self.path.name), key, sentence))
+
+    def table(
+        self, name: str, content: Any, keys: Mapping[str, Callable[[Any], Any]], tables: tuple[str, ...] = ()
+    ) -> dict[str, Any]:
+        """The values of a table that are right; the others become findings."""
+        if not isinstance(content, dict):
+            self.wrong(name, "", f"{content!r} is not a table")
+            return {}
+        values: dict[str, Any] = {}
+        for key, value in content.items():
+            if key in tables:
+                continue
+            if key not in keys:
+                self.wrong(name, key, f"is not a known key; known are {', '.join((*keys, *tables))}")
+                continue
+            try:
+                values[key] = keys[key](value)
+            except _Wrong as error:
+                self.wrong(name, key, str(error))
+                continue
+            if key in _FILES:
+                values[key] = self.file(name, key, values[key])
+        return values
+
+    def file(self, table: str, key: str, value: str) -> Path:
+        path = self.path.parent / value
+        if not path.is_file():
+            self.wrong(table, key, f"{path} is not a file" if path.exists() else f"{path} does not exist")
+        return path
+
+    def read(self) -> SystemFile:
+        try:
+            with self.path.open("rb") as file:
+                content = tomllib.load(file)
+        except OSError as error:
+            raise HostError(f"{self.path} cannot be read: {reason(error)}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise HostError(f"{self.path} is not TOML: {error}") from error
+        values = self.table("", content, _SYSTEM_KEYS, ("primary", "vm"))
+        primary_values = self.table("primary", content.get("primary", {}), _PRIMARY_KEYS)
+        primary = VmDescription("primary", **{"kind": "python", **primary_values})
+        self.primary(primary, primary_values)
+        vms = self.secondary_vms(content.get("vm", {}))
+        system = SystemFile(self.path, primary=primary, vms=vms, **values)
+        total = primary.memory + sum(vm.memory for vm in vms)
+        if total > system.memory:
+            self.wrong("", "memory", f"the VMs want {total >> 20}M together, the machine has {system.memory >> 20}M")
+        return system
+
+    def primary(self, primary: VmDescription, values: dict[str, Any]) -> None:
+        if primary.kind == "native" and "image" not in values:
+            self.wrong("primary", "image", "is missing; a native VM needs one")
+        if primary.kind == "python":
+            for key in (*_FILES, "cmdline", "vcpus"):
+                if key in values:
+                    self.wrong("primary", key, 'is for a native VM; this one is kind = "python"')
+
+    def secondary_vms(self, content: Any) -> tuple[VmDescription, ...]:
+        if not isinstance(content, dict):
+            self.wrong("vm", "", f"{content!r} is not a table of VMs, [vm.NAME]")
+            return ()
+        vms: list[VmDescription] = []
+        for name, table in content.items():
+            where = f"vm.{name}"
+            if not 0 < len(name.encode()) <= NAME_LIMIT:
+                self.wrong(where, "", f"a VM's name has 1 to {NAME_LIMIT} bytes, this one {len(name.encode())}")
+            values = self.table(where, table, _VM_KEYS)
+            if isinstance(table, dict) and "image" not in table:
+                self.wrong(where, "image", "is missing")
+            for peer in values.get("peers", ()):
+                if peer == name or peer not in content:
+                    self.wrong(where, "peers", f"{peer!r} is not another VM of this file")
+            vms.append(VmDescription(name, **values))
+        return tuple(vms)
+
+
+def check_system_file(path: Path) -> list[Finding]:
+    """Every mistake in the file; raises HostError when it cannot be read as TOML at all."""
+    reader = _Reader(path)
+    reader.read()
+    return reader.findings
+
+
+def read_system_file(path: Path) -> SystemFile:
+    """The file's content; raises HostError with the first mistake (and how many more there are)."""
+    reader = _Reader(path)
+    system = reader.read()
+    if reader.findings:
+        more = f" (and {len(reader.findings) - 1} more, see gunyah lint)" if len(reader.findings) > 1 else ""
+        raise HostError(f"{path}: {reader.findings[0]}{more}")
+    return system

@@ -1,0 +1,112 @@
+"""SYSTEM.toml: read when right, one sentence per mistake with table and key when not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gunyah.host.errors import HostError
+from gunyah.host.sizes import format_size, parse_size
+from gunyah.host.system_file import check_system_file, read_system_file
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    (tmp_path / "guest.bin").write_bytes(b"\0" * 64)
+
+    def write(content: str) -> Path:
+        path = tmp_path / "system.toml"
+        path.write_text(content)
+        return path
+
+    return write
+
+
+def said(path: Path) -> list[str]:
+    return [str(finding) for finding in check_system_file(path)]
+
+
+def test_an_empty_file_is_a_system_with_a_python_primary(write) -> None:
+    system = read_system_file(write(""))
+    assert (system.primary.kind, system.clock, system.vms) == ("python", "real", ())
+
+
+def test_every_key_is_read(write, tmp_path: Path) -> None:
+    system = read_system_file(
+        write(
+            'seed = 7\nclock = "virtual"\nmemory = "2G"\ncores = 4\n'
+            '[primary]\nkind = "native"\nimage = "guest.bin"\nmemory = "512M"\nvcpus = 2\ncmdline = "quiet"\n'
+            '[vm.one]\nimage = "guest.bin"\nmemory = 0x1000000\nprofile = "v4"\npeers = ["two"]\nstart = false\n'
+            '[vm.two]\nimage = "guest.bin"\n'
+        )
+    )
+    assert (system.seed, system.clock, system.memory, system.cores) == (7, "virtual", 2 << 30, 4)
+    assert (system.primary.image, system.primary.memory) == (tmp_path / "guest.bin", 512 << 20)
+    one, two = system.vms
+    assert (one.name, one.memory, one.profile, one.peers, one.start) == ("one", 16 << 20, "v4", ("two",), False)
+    assert (two.memory, two.start) == (256 << 20, True)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("color = 1", "system.toml: color: is not a known key; known are seed, clock, memory, cores, primary, vm"),
+        ('clock = "sun"', "system.toml: clock: 'sun' is not one of 'real', 'virtual'"),
+        ("seed = -1", "system.toml: seed: -1 is not in 0.."),
+        ('memory = "12Q"', "system.toml: memory: '12Q' is not a size such as 256M"),
+        ("memory = 4097", "system.toml: memory: 4097 is not at least 1M and a multiple of 4K"),
+        ("memory = 1.5", "system.toml: memory: 1.5 is not a size such as '256M'"),
+        ("cores = true", "system.toml: cores: True is not an integer"),
+        ("primary = 3", "primary: 3 is not a table"),
+        ('[primary]\nkind = "native"', "primary: image: is missing; a native VM needs one"),
+        ("[primary]\nvcpus = 2", 'primary: vcpus: is for a native VM; this one is kind = "python"'),
+        ("vm = 1", "vm: 1 is not a table of VMs, [vm.NAME]"),
+        ("[vm.a]", "vm.a: image: is missing"),
+        ('[vm.a]\nimage = "absent"', "absent does not exist"),
+        ('[vm.a]\nimage = "."', " is not a file"),
+        ('[vm.a]\nimage = "guest.bin"\nvcpus = 9', "vm.a: vcpus: 9 is not in 1..8"),
+        ('[vm.a]\nimage = "guest.bin"\nprofile = "v5"', "vm.a: profile: 'v5' is not one of"),
+        ('[vm.a]\nimage = "guest.bin"\npeers = ["b"]', "vm.a: peers: 'b' is not another VM of this file"),
+        ('[vm.a]\nimage = "guest.bin"\npeers = "b"', "vm.a: peers: 'b' is not a list of names"),
+        ('[vm.a]\nimage = "guest.bin"\nstart = 1', "vm.a: start: 1 is not true or false"),
+        ('memory = "64M"\n[vm.a]\nimage = "guest.bin"', "system.toml: memory: the VMs want 512M together"),
+    ],
+)
+def test_a_mistake_is_one_sentence_with_its_place(write, content: str, sentence: str) -> None:
+    findings = said(write(content))
+    assert len(findings) == 1
+    assert sentence in findings[0]
+
+
+def test_all_mistakes_are_listed_and_reading_says_how_many(write) -> None:
+    path = write('color = 1\nseed = "x"\n[vm.a]\n')
+    assert len(said(path)) == 3
+    with pytest.raises(HostError, match=r"system.toml: color: is not a known key.* \(and 2 more, see gunyah lint\)"):
+        read_system_file(path)
+
+
+@pytest.mark.parametrize("content", ["seed = ", "\x00", "[vm.a]\n[vm.a]\n"])
+def test_what_is_not_toml_is_one_sentence(write, content: str) -> None:
+    with pytest.raises(HostError, match=r"system\.toml is not TOML: "):
+        check_system_file(write(content))
+
+
+def test_an_absent_file_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match=r"absent.toml cannot be read: No such file or directory"):
+        check_system_file(tmp_path / "absent.toml")
+
+
+@pytest.mark.parametrize(
+    ("words", "size"),
+    [("0", 0), ("0x1000", 4096), ("4k", 4096), ("256M", 256 << 20), ("1GiB", 1 << 30), ("2MB", 2 << 20)],
+)
+def test_sizes(words: str, size: int) -> None:
+    assert parse_size(words) == size
+    assert parse_size(format_size(size)) == size
+
+
+@pytest.mark.parametrize("words", ["", "M", "-1M", "1.5G", "12Q", "256 M", "0x"])
+def test_what_is_no_size_is_one_sentence(words: str) -> None:
+    with pytest.raises(HostError, match="is not a size such as 256M"):
+        parse_size(words)
