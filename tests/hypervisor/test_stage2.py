@@ -23,7 +23,7 @@ RO = MappingAttributes(4, 4, 0xF)
 
 
 def make(ipa_bits: int = 36, heap_pages: int = 512) -> Stage2:
-    ram = PhysicalMemory([(BASE, 16 * MIB)])
+    ram = PhysicalMemory([(BASE, 2 << 30)])
     return Stage2(Heap(ram, BASE, (heap_pages + RESERVED_PAGES) * PAGE), 7, ipa_bits)
 
 
@@ -115,6 +115,23 @@ def test_unmapping_leaves_what_points_elsewhere() -> None:
     ]
 
 
+def test_what_is_not_ram_traps_on_a_cpu_and_is_seen_by_the_hypervisor() -> None:
+    tables = make()
+    tables.map(0, 0x4000_0000, 0, MappingAttributes(6, 6, 1))
+    tables.map(0x7FFF_F000, 2 * PAGE, BASE - PAGE, RW)
+    assert hardware_walk(tables, 0x0900_0000) is None
+    assert tables.lookup(0x0900_0000).pa == 0
+    assert tables.lookup(0x0900_0000).size == 1 << 30
+    tables.unmap(0x0900_0000, PAGE, 0x0900_0000)
+    assert tables.lookup(0x0900_0000) is None
+    assert tables.lookup(0x0900_1000).pa == 0x0900_1000
+    assert tables.lookup(0x0900_1000).attributes == MappingAttributes(6, 6, 1)
+    assert hardware_walk(tables, 0x0900_1000) is None
+    assert tables.lookup(0x7FFF_F000).pa == BASE - PAGE
+    assert hardware_walk(tables, 0x7FFF_F000) is None
+    assert hardware_walk(tables, 0x8000_0000)[0] == BASE
+
+
 def test_tables_that_become_empty_return_to_the_heap() -> None:
     tables = make()
     before = tables.heap.pages
@@ -189,6 +206,7 @@ def test_destruction_never_fails_for_want_of_a_table() -> None:
 
 SIZES = st.sampled_from([PAGE, 2 * PAGE, 17 * PAGE, 2 * MIB, 2 * MIB + PAGE, 4 * MIB, 6 * MIB - PAGE])
 OFFSETS = st.integers(0, 8 * MIB // PAGE).map(lambda n: n * PAGE) | st.sampled_from([0, 2 * MIB, 4 * MIB])
+OUTPUTS = OFFSETS.map(lambda n: BASE - 4 * MIB + n)
 ATTRIBUTES = st.sampled_from([RW, RO, RWX, MappingAttributes(5, 4, 0xF), MappingAttributes(0, 0, 1)])
 
 
@@ -207,19 +225,19 @@ class TablesMachine(RuleBasedStateMachine):
     def invalidate(self, ipa: int, size: int) -> None:
         self.tlb = {page: entry for page, entry in self.tlb.items() if not ipa <= page < ipa + size}
 
-    @rule(ipa=OFFSETS, size=SIZES, pa=OFFSETS, attributes=ATTRIBUTES)
+    @rule(ipa=OUTPUTS, size=SIZES, pa=OUTPUTS, attributes=ATTRIBUTES)
     def map(self, ipa: int, size: int, pa: int, attributes: MappingAttributes) -> None:
         self.tables.map(self.low + ipa, size, pa, attributes)
         for offset in range(0, size, PAGE):
             self.model[self.low + ipa + offset] = (pa + offset, attributes)
 
-    @rule(ipa=OFFSETS, size=SIZES)
+    @rule(ipa=OUTPUTS, size=SIZES)
     def unmap(self, ipa: int, size: int) -> None:
         self.tables.unmap(self.low + ipa, size)
         for offset in range(0, size, PAGE):
             self.model.pop(self.low + ipa + offset, None)
 
-    @rule(ipa=OFFSETS, size=SIZES, pa=OFFSETS)
+    @rule(ipa=OUTPUTS, size=SIZES, pa=OUTPUTS)
     def unmap_matching(self, ipa: int, size: int, pa: int) -> None:
         self.tables.unmap(self.low + ipa, size, pa)
         for offset in range(0, size, PAGE):
@@ -227,7 +245,7 @@ class TablesMachine(RuleBasedStateMachine):
             if page in self.model and self.model[page][0] == pa + offset:
                 del self.model[page]
 
-    @rule(ipa=OFFSETS, size=SIZES, pa=OFFSETS, attributes=ATTRIBUTES)
+    @rule(ipa=OUTPUTS, size=SIZES, pa=OUTPUTS, attributes=ATTRIBUTES)
     def aborted(self, ipa: int, size: int, pa: int, attributes: MappingAttributes) -> None:
         self.tables.begin()
         self.tables.map(self.low + ipa, size, pa, attributes)
