@@ -225,19 +225,19 @@ class TablesMachine(RuleBasedStateMachine):
     def invalidate(self, ipa: int, size: int) -> None:
         self.tlb = {page: entry for page, entry in self.tlb.items() if not ipa <= page < ipa + size}
 
-    @rule(ipa=OUTPUTS, size=SIZES, pa=OUTPUTS, attributes=ATTRIBUTES)
+    @rule(ipa=OFFSETS, size=SIZES, pa=OUTPUTS, attributes=ATTRIBUTES)
     def map(self, ipa: int, size: int, pa: int, attributes: MappingAttributes) -> None:
         self.tables.map(self.low + ipa, size, pa, attributes)
         for offset in range(0, size, PAGE):
             self.model[self.low + ipa + offset] = (pa + offset, attributes)
 
-    @rule(ipa=OUTPUTS, size=SIZES)
+    @rule(ipa=OFFSETS, size=SIZES)
     def unmap(self, ipa: int, size: int) -> None:
         self.tables.unmap(self.low + ipa, size)
         for offset in range(0, size, PAGE):
             self.model.pop(self.low + ipa + offset, None)
 
-    @rule(ipa=OUTPUTS, size=SIZES, pa=OUTPUTS)
+    @rule(ipa=OFFSETS, size=SIZES, pa=OUTPUTS)
     def unmap_matching(self, ipa: int, size: int, pa: int) -> None:
         self.tables.unmap(self.low + ipa, size, pa)
         for offset in range(0, size, PAGE):
@@ -245,7 +245,7 @@ class TablesMachine(RuleBasedStateMachine):
             if page in self.model and self.model[page][0] == pa + offset:
                 del self.model[page]
 
-    @rule(ipa=OUTPUTS, size=SIZES, pa=OUTPUTS, attributes=ATTRIBUTES)
+    @rule(ipa=OFFSETS, size=SIZES, pa=OUTPUTS, attributes=ATTRIBUTES)
     def aborted(self, ipa: int, size: int, pa: int, attributes: MappingAttributes) -> None:
         self.tables.begin()
         self.tables.map(self.low + ipa, size, pa, attributes)
