@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gunyah.abi.errors import Error
+from gunyah.hypervisor.errors import HypervisorError
 from gunyah.hypervisor.vgic_cpu_interface import CpuInterface
 from gunyah.hypervisor.vic import Vic
 from gunyah.hypervisor.virq import VirqSource
@@ -16,6 +18,21 @@ IROUTER = 0x6000
 SGI_FRAME = 0x1_0000
 SPURIOUS = 1023
 GROUP1 = 1 << 1
+
+
+class Refusal:
+    """Context that expects a HypervisorError with one code."""
+
+    def __init__(self, code: Error) -> None:
+        self.code = code
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, value: object, trace: object) -> bool:
+        assert isinstance(value, HypervisorError), f"expected {self.code!r}, got {value!r}"
+        assert value.code == self.code, value
+        return True
 
 
 class RecordingVcpu:

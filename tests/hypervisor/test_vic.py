@@ -13,25 +13,10 @@ from gunyah.hypervisor.vic import Vic
 from gunyah.hypervisor.vic_calls import HANDLERS
 from gunyah.hypervisor.virq import VirqSource
 
-from .gic_guest import GicGuest, RecordingVcpu
+from .gic_guest import GicGuest, RecordingVcpu, Refusal
 
 GICD = 0x0800_0000
 GICR = 0x080A_0000
-
-
-class Refusal:
-    """Context that expects a HypervisorError with one code."""
-
-    def __init__(self, code: Error) -> None:
-        self.code = code
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, value: object, trace: object) -> bool:
-        assert isinstance(value, HypervisorError), f"expected {self.code!r}, got {value!r}"
-        assert value.code == self.code, value
-        return True
 
 
 # -- configuration -----------------------------------------------------------------------------------------------------
