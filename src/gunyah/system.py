@@ -51,8 +51,9 @@ class SystemStopped(SystemFailure):
 class System:
     """An emulated machine under Gunyah. Use as a context manager, or call ``start`` and ``close``.
 
-    ``clock`` is "real" or "virtual"; ``profile`` the ABI generation of the primary VM ("v4" or "2023"); ``memory`` the primary VM's
-    RAM in bytes (multiple of 2 MiB, at most 1 GiB); ``vcpus`` 1..8. Raises SystemFailure for values it cannot build.
+    ``clock`` is "real" or "virtual"; ``profile`` the ABI generation of the primary VM ("v4" or "2023"); ``memory``
+    the primary VM's RAM in bytes (multiple of 2 MiB, at most 1 GiB); ``vcpus`` 1..8. Raises SystemFailure for values
+    it cannot build.
     """
 
     def __init__(
@@ -75,7 +76,9 @@ class System:
         if not 1 <= vcpus <= board.MAX_CORES:
             raise SystemFailure(f"{vcpus} vCPUs were asked for, the board has 1..{board.MAX_CORES} cores")
         if memory % 0x20_0000 or not 0x20_0000 <= memory <= board.HLOS.size:
-            raise SystemFailure(f"{memory:#x} bytes of memory are not a multiple of 2 MiB up to {board.HLOS.size >> 20} MiB")
+            raise SystemFailure(
+                f"{memory:#x} bytes of memory are not a multiple of 2 MiB up to {board.HLOS.size >> 20} MiB"
+            )
         self.profile: Profile = PROFILES[profile]
         self.seed = random.SystemRandom().getrandbits(64) if seed is None else seed
         self.vcpus = vcpus
@@ -106,7 +109,11 @@ class System:
             pyimage.pack(number),
             usable_cores=(1 << self.vcpus) - 1,
             hlos_size=self.memory_size,
-            extra={"profile": self.profile.name, "console_loopback": self.console_loopback, **self._primary.environment},
+            extra={
+                "profile": self.profile.name,
+                "console_loopback": self.console_loopback,
+                **self._primary.environment,
+            },
         )
         if not self.run(until=lambda: self._primary.up, timeout=BOOT_SECONDS):
             raise SystemFailure(f"the primary VM did not come up: {self.last_words()}")
@@ -135,7 +142,9 @@ class System:
     # -- running -------------------------------------------------------------------------------------------------------
 
     def run(self, until: Callable[[], bool] | None = None, timeout: float | None = None) -> bool:
-        """Run the machine until ``until()`` holds (True); False after ``timeout`` seconds of its clock or when it has stopped."""
+        """Run the machine until ``until()`` holds (True); False after ``timeout`` seconds of its clock or when it has
+        stopped.
+        """
         deadline = None if timeout is None else self.clock.ticks() + int(timeout * self.clock.frequency)
         return self.hypervisor.run(until, deadline)
 

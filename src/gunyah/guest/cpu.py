@@ -1,8 +1,9 @@
 """What AArch64 gives code that runs at EL1: the consumer side of a Python VM's vCPU.
 
-A Python VM is a function ``program(cpu, x0)``. It reaches memory only through its stage-2 mappings (stage 1 is off: VA = IPA) and everything
-else by HVC/SMC with the register ABI, by system registers, and by interrupts. The hypervisor implements this protocol; guest code
-depends on nothing else. Interrupts are taken at hypercalls, memory accesses that trap, ``wfi`` and when ``irq_masked`` is cleared.
+A Python VM is a function ``program(cpu, x0)``. It reaches memory only through its stage-2 mappings (stage 1 is off:
+VA = IPA) and everything else by HVC/SMC with the register ABI, by system registers, and by interrupts. The hypervisor
+implements this protocol; guest code depends on nothing else. Interrupts are taken at hypercalls, memory accesses that
+trap, ``wfi`` and when ``irq_masked`` is cleared.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ class GuestAbort(Exception):
 
 
 class GuestUndefined(Exception):
-    """An undefined-instruction exception delivered to EL1 (EC 0, ESR 0x2000000): a system register or instruction that is not there."""
+    """An undefined-instruction exception delivered to EL1 (EC 0, ESR 0x2000000): a system register or instruction that
+    is not there.
+    """
 
     def __init__(self, sentence: str, esr: int = 0x0200_0000) -> None:
         super().__init__(sentence)
@@ -67,7 +70,9 @@ class Cpu(Protocol):
         """Wait for interrupt: returns when one is pending (even if masked); may return spuriously."""
 
     def set_vector(self, handler: Callable[[], None], /) -> None:
-        """Install the IRQ vector (VBAR_EL1 + 0x280): called with IRQs masked, on the interrupted stack; must not block."""
+        """Install the IRQ vector (VBAR_EL1 + 0x280): called with IRQs masked, on the interrupted stack; must not
+        block.
+        """
 
     def nudge(self) -> None:
         """For the host that shares the process with this VM: make a waiting ``wfi``, or the next one, return at once."""

@@ -1,6 +1,8 @@
-"""Start of the machine: the root VM is built by hand, gets its environment, and everything else is its work (boot.md 3 to 6).
+"""Start of the machine: the root VM is built by hand, gets its environment, and everything else is its work (boot.md 3
+to 6).
 
-What the root VM owns afterwards it holds by master capabilities in its own capability space; the environment tells it their ids.
+What the root VM owns afterwards it holds by master capabilities in its own capability space; the environment tells it
+their ids.
 """
 
 from __future__ import annotations
@@ -11,7 +13,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gunyah.abi import cbor
-from gunyah.abi.memory import Access, MapMemtype, MappingAttributes, MemextentAttributes, MemextentMemtype, MemextentType
+from gunyah.abi.memory import (
+    Access,
+    MapMemtype,
+    MappingAttributes,
+    MemextentAttributes,
+    MemextentMemtype,
+    MemextentType,
+)
 from gunyah.abi.types import CAP_INVALID, VMID_RM
 from gunyah.abi.vcpu import ROOT_VM_PRIORITY, VcpuOption
 from gunyah.abi.vic import VIC_OPTION_DISABLE_DEFAULT_ADDR
@@ -34,11 +43,14 @@ ROOT_CAPABILITIES = 2048
 ROOT_SHARED_VIRQS = 64
 ENVIRONMENT_SIZE = 0x4000
 IMAGE_SIZE = 0x1000
+ROOT_GICD_SIZE = 0xFFD0
+REDISTRIBUTOR_NOT_LAST = 1
 RUNTIME_SIGNATURE = 0x454D_5652
 RM_SIGNATURE = 0x524D_4544
 VERSION = 1
 
-# u32 signature, u16 version, then u64s; u32 signature, u16 version, u32 payload offset, u32 payload size (boot.md 5.1, 5.2).
+# u32 signature, u16 version, then u64s; u32 signature, u16 version, u32 payload offset, u32 payload size (boot.md 5.1,
+# 5.2).
 _RUNTIME = struct.Struct("<IHxx10Q")
 _RM_BLOCK = struct.Struct("<IHxxII")
 
@@ -99,7 +111,7 @@ def start_root_vm(
     vic.attach_vcpu(vcpu, 0)
     capabilities["vic"] = _give(cspace, vic)
     hwirqs = {}
-    capids = [CAP_INVALID] * (max(usable_interrupts()) + 1)
+    capids: list[int] = [CAP_INVALID] * (max(usable_interrupts()) + 1)
     for number in usable_interrupts():
         hwirq = hwirqs[number] = HwIrq(root, number)
         hwirq.activate()
@@ -110,7 +122,9 @@ def start_root_vm(
     addrspace.attach_thread(vcpu)
     capabilities["addrspace_capid"] = _give(cspace, addrspace)
     extent = MemExtent(root)
-    extent.configure(board.ROOT_VM.base, board.ROOT_VM.size, _attributes(Access.RWX, MemextentMemtype.ANY, MemextentType.BASIC))
+    extent.configure(
+        board.ROOT_VM.base, board.ROOT_VM.size, _attributes(Access.RWX, MemextentMemtype.ANY, MemextentType.BASIC)
+    )
     extent.activate()
     extent.map(addrspace, board.ROOT_VM.base, MappingAttributes(Access.RWX, Access.RWX, MapMemtype.NORMAL_WB))
     capabilities["me_capid"] = _give(cspace, extent)
@@ -154,8 +168,10 @@ def start_root_vm(
     _write_environment(addrspace, entry, environment_ipa, capabilities["vcpu_capid"], environment)
     addrspace.write(entry, image)
     vcpu.activate()
-    vic.attach_frame(0, 0, _placer(addrspace, board.GICD.base, board.GICD.size))
-    vic.attach_frame(1, 0, _placer(addrspace, board.GICR.base, board.GICR_STRIDE))
+    # Recorded: the identification registers are outside the root VM's distributor frame, and its redistributor is not
+    # "last".
+    vic.attach_frame(0, 0, _placer(addrspace, board.GICD.base, ROOT_GICD_SIZE))
+    vic.attach_frame(1, REDISTRIBUTOR_NOT_LAST, _placer(addrspace, board.GICR.base, board.GICR_STRIDE))
     vcpu.power_on(entry, environment_ipa)
     return RootVm(
         vcpu=vcpu,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from gunyah.hypervisor import (
     addrspace_calls,
     doorbell,
@@ -17,7 +19,7 @@ from gunyah.hypervisor.hypercall import Handler
 
 __all__ = ["HANDLERS"]
 
-HANDLERS: dict[str, Handler] = {
+HANDLERS: Mapping[str, Handler] = {
     **object_calls.HANDLERS,
     **identity_calls.HANDLERS,
     **addrspace_calls.HANDLERS,

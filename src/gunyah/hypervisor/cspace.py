@@ -1,8 +1,9 @@
 """Capability spaces: what a VM may name, and with which rights (objects.md 1.3, hypercalls.md 2 and 3.4).
 
-A CSpace is a two-level table, tables of 62 slots that come into being as they are needed. A slot is empty, valid or revoked. The
-number a guest uses for a slot is drawn from a keyed function of the slot, so that one id tells nothing about another; it stays the same
-for the life of the CSpace (errors-and-types.md 2). The reference's own scrambling is weaker and not visible as such.
+A CSpace is a two-level table, tables of 62 slots that come into being as they are needed. A slot is empty, valid or
+revoked. The number a guest uses for a slot is drawn from a keyed function of the slot, so that one id tells nothing
+about another; it stays the same for the life of the CSpace (errors-and-types.md 2). The reference's own scrambling is
+weaker and not visible as such.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ class CSpace(KernelObject):
         """Set the limit (count_t); 0 is accepted and refused at activation. ARGUMENT_INVALID above 14260."""
         if max_capabilities > MAX_CAPABILITIES:
             raise HypervisorError(
-                Error.ARGUMENT_INVALID, f"{self}: a limit of {max_capabilities} capabilities is above {MAX_CAPABILITIES}"
+                Error.ARGUMENT_INVALID,
+                f"{self}: a limit of {max_capabilities} capabilities is above {MAX_CAPABILITIES}",
             )
         self.max_capabilities = max_capabilities
 
@@ -184,7 +186,9 @@ class CSpace(KernelObject):
 
     def _insert(self, obj: KernelObject, rights: int, master: bool) -> Capability:
         if self.occupied >= self.max_capabilities:
-            raise HypervisorError(Error.CSPACE_FULL, f"{self} holds {self.occupied} of {self.max_capabilities} capabilities")
+            raise HypervisorError(
+                Error.CSPACE_FULL, f"{self} holds {self.occupied} of {self.max_capabilities} capabilities"
+            )
         if not self._free:
             self._add_table()
         slot = heapq.heappop(self._free)
@@ -201,7 +205,9 @@ class CSpace(KernelObject):
         return self._insert(obj, ALL_RIGHTS[obj.type], True).id
 
     def copy_from(self, source: CSpace, capid: int, mask: int) -> int:
-        """A copy of ``source``'s capability with rights AND ``mask``; never a master. INSUFFICIENT_RIGHTS when nothing is left."""
+        """A copy of ``source``'s capability with rights AND ``mask``; never a master. INSUFFICIENT_RIGHTS when nothing
+        is left.
+        """
         capability = source.capability(capid)
         rights = capability.rights & mask
         if rights == 0:
@@ -225,7 +231,9 @@ class CSpace(KernelObject):
         self._forget(capability)
 
     def revoke_others(self, capid: int) -> None:
-        """Turn every other capability to the object into a revoked slot; INSUFFICIENT_RIGHTS unless ``capid`` is the master."""
+        """Turn every other capability to the object into a revoked slot; INSUFFICIENT_RIGHTS unless ``capid`` is the
+        master.
+        """
         capability = self.capability(capid)
         if not capability.master:
             raise HypervisorError(Error.CSPACE_INSUFFICIENT_RIGHTS, f"capability {capid:#x} is not the master")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from gunyah.abi.errors import Error
@@ -12,6 +13,7 @@ from gunyah.hypervisor.objects import KernelObject
 from gunyah.hypervisor.virq import VirqSource
 
 if TYPE_CHECKING:
+    from gunyah.hypervisor.hypercall import Handler
     from gunyah.hypervisor.hypervisor import Hypervisor
     from gunyah.hypervisor.partition import Partition
     from gunyah.hypervisor.vcpu import Vcpu
@@ -51,7 +53,9 @@ class Doorbell(KernelObject):
         return old
 
     def receive(self, clear: int) -> int:
-        """Clear the named flags; the flags as they were before, unmasked. The level drops when the guest ends the interrupt."""
+        """Clear the named flags; the flags as they were before, unmasked. The level drops when the guest ends the
+        interrupt.
+        """
         if clear == 0:
             raise HypervisorError(Error.ARGUMENT_INVALID, f"{self}: receive with no flags to clear")
         old = self.flags
@@ -112,7 +116,7 @@ def doorbell_mask(hv: Hypervisor, vcpu: Vcpu, doorbell: Doorbell, enable: int, a
     doorbell.mask(enable, ack)
 
 
-HANDLERS = {
+HANDLERS: Mapping[str, Handler] = {
     "doorbell_bind_virq": doorbell_bind_virq,
     "doorbell_unbind_virq": doorbell_unbind_virq,
     "doorbell_send": doorbell_send,

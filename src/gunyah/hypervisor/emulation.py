@@ -1,7 +1,7 @@
 """What happens when a guest's access does not reach memory (objects.md 4.1).
 
-Order: an attached virtual device, the default GIC window or the vRTC page, a declared VMMIO range of a proxy-scheduled vCPU, a device of the
-board that is mapped through, and else a synchronous external abort.
+Order: an attached virtual device, the default GIC window or the vRTC page, a declared VMMIO range of a proxy-
+scheduled vCPU, a device of the board that is mapped through, and else a synchronous external abort.
 """
 
 from __future__ import annotations
@@ -30,9 +30,7 @@ class VmmioExit(Exception):
     """The vCPU has been stopped for its VMM; the access is completed when it is run again."""
 
 
-def device_access(
-    hv: Hypervisor, vcpu: Vcpu, fault: Stage2Fault, ipa: int, size: int, write: bool, value: int
-) -> int:
+def device_access(hv: Hypervisor, vcpu: Vcpu, fault: Stage2Fault, ipa: int, size: int, write: bool, value: int) -> int:
     """Emulate an access of ``size`` bytes at ``ipa`` that stage 2 refused with ``fault``; the value read.
 
     Raises ExternalAbort, or VmmioExit after stopping a proxy-scheduled vCPU.

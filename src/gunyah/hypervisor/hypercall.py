@@ -1,11 +1,13 @@
 """From HVC and SMC to a handler and back: the two encodings of a hypercall (hypercalls.md 1).
 
-For each call of the table two functions are made at start, one per encoding, that check reserved arguments, narrow the others, resolve
-the capabilities in the table's order, call the handler and write the results. They are written as source and compiled once, as
-dataclasses are: a hypercall is the hot path of everything, and a loop over the table's rows would cost more than the call itself.
+For each call of the table two functions are made at start, one per encoding, that check reserved arguments, narrow
+the others, resolve the capabilities in the table's order, call the handler and write the results. They are written as
+source and compiled once, as dataclasses are: a hypercall is the hot path of everything, and a loop over the table's
+rows would cost more than the call itself.
 
-A handler is ``f(hv, vcpu, *inputs)``, capabilities resolved to objects; it returns None for OK, a tuple of the results after OK, an int
-for a bare error, or DEFERRED when the answer comes later; it raises HypervisorError to refuse.
+A handler is ``f(hv, vcpu, *inputs)``, capabilities resolved to objects; it returns None for OK, a tuple of the
+results after OK, an int for a bare error, or DEFERRED when the answer comes later; it raises HypervisorError to
+refuse.
 """
 
 from __future__ import annotations
@@ -55,9 +57,11 @@ def _source(call: Hypercall, handler: bool, native: bool) -> str:
     if native:
         for position, demanded in call.reserved:
             lines.append(f"    if x[{position}] != {demanded:#x}: {refuse.format(int(Error.ARGUMENT_INVALID))}")
-    for bits in call.reserved_bits:
-        if bits.early:
-            lines.append(f"    if {registers[bits.argument]} & {bits.mask:#x}: {refuse.format(int(bits.error))}")
+    lines += [
+        f"    if {registers[bits.argument]} & {bits.mask:#x}: {refuse.format(int(bits.error))}"
+        for bits in call.reserved_bits
+        if bits.early
+    ]
     if call.status is Status.UNIMPLEMENTED or not handler:
         results = "".join(f"{value:#x}, " for value in call.unimplemented_results) or zeros
         lines.append(f"    {answer}(({int(Error.UNIMPLEMENTED)} {error}, {results}))")
@@ -82,9 +86,11 @@ def _source(call: Hypercall, handler: bool, native: bool) -> str:
             lookup = f"lookup_any_state({register}, {kind}, {int(capability.rights):#x})"
         lines.append(f"        {name} = {home}.{lookup}")
         resolved[capability.argument] = name
-    for bits in call.reserved_bits:
-        if not bits.early:
-            lines.append(f"        if {registers[bits.argument]} & {bits.mask:#x}: {refuse.format(int(bits.error))}")
+    lines += [
+        f"        if {registers[bits.argument]} & {bits.mask:#x}: {refuse.format(int(bits.error))}"
+        for bits in call.reserved_bits
+        if not bits.early
+    ]
     lines += [f"        if {name}.state != {_INIT_STATE}: {name}.require_init()" for name in configured]
     inputs = ["hv", "vcpu"]
     for i, argument in enumerate(call.arguments):

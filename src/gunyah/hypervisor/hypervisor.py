@@ -1,6 +1,7 @@
 """The hypervisor as a whole: its objects, the dispatcher bound to them, and the loop that gives vCPUs their time.
 
-One instance owns one machine. Everything runs on the thread that calls ``run``; several instances in one process do not know of each other.
+One instance owns one machine. Everything runs on the thread that calls ``run``; several instances in one process do
+not know of each other.
 """
 
 from __future__ import annotations
@@ -19,12 +20,11 @@ from gunyah.hypervisor.python_executor import Program, PythonExecutor, program_a
 from gunyah.hypervisor.scheduler import Scheduler
 from gunyah.hypervisor.services import Services
 from gunyah.hypervisor.timers import TimerQueue
-from gunyah.hypervisor.vcpu import ThreadState
 from gunyah.machine.bus import Bus
 from gunyah.machine.clock import VirtualClock
 
 if TYPE_CHECKING:
-    from gunyah.hypervisor.instruments import Instrument, NamedCall, NamedObject
+    from gunyah.hypervisor.instruments import Instrument, NamedCall
     from gunyah.hypervisor.msgqueue import MsgQueue
     from gunyah.hypervisor.native_executor import NativeCpu
     from gunyah.hypervisor.objects import KernelObject
@@ -53,8 +53,8 @@ class Hypervisor:
 
     def __init__(self, memory: PhysicalMemory, clock: Clock, *, seed: int, bus: Bus | None = None) -> None:
         self.memory = memory
-        self.clock = clock
-        self.random = random.Random(seed)
+        self.clock: Clock = clock
+        self.random: random.Random = random.Random(seed)
         self.bus = bus if bus is not None else Bus()
         self.instruments: list[Instrument] = []
         self.timers = TimerQueue()
@@ -157,13 +157,13 @@ class Hypervisor:
 
     def enter(self, vcpu: Vcpu, deadline: int) -> None:
         """Let one vCPU run until it has to come back (the scheduler's step)."""
-        if vcpu.thread_state == ThreadState.KILLED:
+        if vcpu.killed:
             vcpu.exit()
             return
         executor = vcpu.executor
         if executor is not None and self.stopped is None:
             executor.run(deadline)
-            if vcpu.thread_state == ThreadState.KILLED:
+            if vcpu.killed:
                 vcpu.exit()
 
     # -- life of vCPUs -------------------------------------------------------------------------------------------------
@@ -270,7 +270,7 @@ class Hypervisor:
         for instrument in self.instruments:
             instrument.trap(vcpu, reason, value, ticks)
 
-    def watch_switch(self, core: int, old: NamedObject | None, new: NamedObject | None) -> None:
+    def watch_switch(self, core: int, old: Vcpu | None, new: Vcpu | None) -> None:
         """Tell the instruments of a world switch."""
         ticks = self.clock.ticks()
         for instrument in self.instruments:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from gunyah.abi.errors import Error
@@ -12,6 +13,7 @@ from gunyah.hypervisor.errors import HypervisorError
 from gunyah.machine.clock import NS_PER_TICK
 
 if TYPE_CHECKING:
+    from gunyah.hypervisor.hypercall import Handler
     from gunyah.hypervisor.hypervisor import Hypervisor
     from gunyah.hypervisor.vcpu import Vcpu
 
@@ -40,7 +42,7 @@ def trace_update_class_flags(hv: Hypervisor, vcpu: Vcpu, set_flags: int, clear_f
 def prng_get_entropy(hv: Hypervisor, vcpu: Vcpu, size: int) -> tuple[int, int, int, int]:
     """0x6057: ``size`` bytes (4, 8, 12 or 16), 32 bits a register; at most 4 calls in 33 ms a vCPU."""
     if not 0 < size <= ENTROPY_MAX_BYTES:
-        raise HypervisorError(Error.ARGUMENT_SIZE, f"{vcpu}: {size} bytes of entropy, 1..{ENTROPY_MAX_BYTES} can be had")
+        raise HypervisorError(Error.ARGUMENT_SIZE, f"{vcpu}: {size} bytes of entropy, not 1..{ENTROPY_MAX_BYTES}")
     if size % 4:
         raise HypervisorError(Error.ARGUMENT_ALIGNMENT, f"{vcpu}: {size} bytes of entropy are not whole words")
     now = hv.clock.ticks()
@@ -54,7 +56,7 @@ def prng_get_entropy(hv: Hypervisor, vcpu: Vcpu, size: int) -> tuple[int, int, i
     return (words[0], words[1], words[2], words[3])
 
 
-HANDLERS = {
+HANDLERS: Mapping[str, Handler] = {
     "hypervisor_identify": hypervisor_identify,
     "trace_update_class_flags": trace_update_class_flags,
     "prng_get_entropy": prng_get_entropy,

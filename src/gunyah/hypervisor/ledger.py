@@ -16,7 +16,7 @@ __all__ = ["Holding", "Ledger", "LedgerEntry", "ledger_of"]
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """One capability: the serial of the CSpace it is in, its id there, its rights in words, whether it is the master."""
+    """One capability: serial of the CSpace it is in, id there, rights in words, whether it is the master."""
 
     cspace: int
     capability: int
@@ -63,7 +63,8 @@ def ledger_of(hv: Hypervisor) -> Ledger:
     entries = []
     for obj in hv.objects():
         holders = tuple(
-            Holding(cap.cspace.serial, cap.id, describe_rights(obj.type, cap.rights), cap.master) for cap in obj.capabilities
+            Holding(cap.cspace.serial, cap.id, describe_rights(obj.type, cap.rights), cap.master)
+            for cap in obj.capabilities
         )
         memory = tuple(obj.owned()) if isinstance(obj, MemExtent) and obj.state == ObjectState.ACTIVE else ()
         entries.append(

@@ -1,13 +1,14 @@
 """Message queues: bounded FIFOs of messages copied in and out of VM memory (objects.md 8, hypercalls.md 3.10).
 
-The error path is the recorded one (reference.md 5): a message of size 0 or too large, or a buffer that does not translate, is
-answered OK and nothing is queued or taken; the sentence goes to the instruments so that a person sees it. Only a buffer in device
-memory, which takes the reference down, is refused.
+The error path is the recorded one (reference.md 5): a message of size 0 or too large, or a buffer that does not
+translate, is answered OK and nothing is queued or taken; the sentence goes to the instruments so that a person sees
+it. Only a buffer in device memory, which takes the reference down, is refused.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from gunyah.abi.errors import Error
@@ -18,6 +19,7 @@ from gunyah.hypervisor.stage2 import Stage2Fault
 from gunyah.hypervisor.virq import VirqSource
 
 if TYPE_CHECKING:
+    from gunyah.hypervisor.hypercall import Handler
     from gunyah.hypervisor.hypervisor import Hypervisor
     from gunyah.hypervisor.partition import Partition
     from gunyah.hypervisor.vcpu import Vcpu
@@ -66,9 +68,13 @@ class MsgQueue(KernelObject):
         depth = info & 0xFFFF
         size = info >> 16 & 0xFFFF
         if not 0 < depth <= MAX_DEPTH:
-            raise HypervisorError(Error.ARGUMENT_INVALID, f"{self}: a depth of {depth} messages is not in 1..{MAX_DEPTH}")
+            raise HypervisorError(
+                Error.ARGUMENT_INVALID, f"{self}: a depth of {depth} messages is not in 1..{MAX_DEPTH}"
+            )
         if not 0 < size <= MAX_SIZE:
-            raise HypervisorError(Error.ARGUMENT_INVALID, f"{self}: a message size of {size} bytes is not in 1..{MAX_SIZE}")
+            raise HypervisorError(
+                Error.ARGUMENT_INVALID, f"{self}: a message size of {size} bytes is not in 1..{MAX_SIZE}"
+            )
         self.depth = depth
         self.max_size = size
 
@@ -90,7 +96,8 @@ class MsgQueue(KernelObject):
             return
         if threshold >= self.depth:
             raise HypervisorError(
-                Error.ARGUMENT_INVALID, f"{self}: a not-full threshold of {threshold} is not below the depth {self.depth}"
+                Error.ARGUMENT_INVALID,
+                f"{self}: a not-full threshold of {threshold} is not below the depth {self.depth}",
             )
         self.not_full_threshold = threshold
         if self._not_full():
@@ -99,7 +106,9 @@ class MsgQueue(KernelObject):
             self.send_source.clear()
 
     def configure_receive(self, threshold: int) -> None:
-        """Set the not-empty threshold (count_t, -1 keeps it, -2 = depth, which is only stored) and evaluate the interrupt again."""
+        """Set the not-empty threshold (count_t, -1 keeps it, -2 = depth, which is only stored) and evaluate the
+        interrupt again.
+        """
         if threshold == UNCHANGED:
             return
         if threshold == THRESHOLD_MAXIMUM:
@@ -118,7 +127,9 @@ class MsgQueue(KernelObject):
     # -- data ----------------------------------------------------------------------------------------------------------
 
     def push(self, message: bytes, now: bool) -> bool:
-        """Queue a message; ``now`` is the push flag. True while the queue can take more. The caller has checked for room."""
+        """Queue a message; ``now`` is the push flag. True while the queue can take more. The caller has checked for
+        room.
+        """
         messages = self.messages
         messages.append(message)
         self.sent += 1
@@ -172,9 +183,7 @@ def _buffer_refused(hv: Hypervisor, vcpu: Vcpu, queue: MsgQueue, fault: Stage2Fa
     hv.remark(vcpu, f"{queue}: message dropped: {fault}")
 
 
-def msgqueue_send(
-    hv: Hypervisor, vcpu: Vcpu, queue: MsgQueue, size: int, data: int, flags: int
-) -> tuple[int] | int:
+def msgqueue_send(hv: Hypervisor, vcpu: Vcpu, queue: MsgQueue, size: int, data: int, flags: int) -> tuple[int] | int:
     """hypercalls.md 3.10, 0x601B: ``data`` is a VA of the caller; result bool not_full."""
     if len(queue.messages) >= queue.depth:
         return _FULL
@@ -239,7 +248,7 @@ def msgqueue_configure(hv: Hypervisor, vcpu: Vcpu, queue: MsgQueue, info: int) -
     queue.configure(info)
 
 
-HANDLERS = {
+HANDLERS: Mapping[str, Handler] = {
     "msgqueue_bind_send_virq": msgqueue_bind_send_virq,
     "msgqueue_bind_receive_virq": msgqueue_bind_receive_virq,
     "msgqueue_unbind_send_virq": msgqueue_unbind_send_virq,

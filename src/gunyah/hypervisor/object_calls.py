@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from gunyah.hypervisor.addrspace import Addrspace
@@ -16,6 +16,7 @@ from gunyah.hypervisor.vic import Vic
 from gunyah.hypervisor.vpm import VpmGroup
 
 if TYPE_CHECKING:
+    from gunyah.hypervisor.hypercall import Handler
     from gunyah.hypervisor.hypervisor import Hypervisor
     from gunyah.hypervisor.objects import KernelObject
     from gunyah.hypervisor.partition import Partition
@@ -97,7 +98,7 @@ def cspace_revoke_caps_from(hv: Hypervisor, vcpu: Vcpu, cspace: CSpace, capid: i
     cspace.revoke_others(capid)
 
 
-HANDLERS = {
+HANDLERS: Mapping[str, Handler] = {
     **{name: _creator(make) for name, make in MAKERS.items()},
     "object_activate": object_activate,
     "object_activate_from": object_activate_from,

@@ -1,8 +1,8 @@
 """Life cycle and reference counting that every hypervisor object shares (objects.md 1.1).
 
-An object is created in INIT, configured, activated once, and destroyed when its last reference goes: deactivation if it was
-ACTIVE, then cleanup, then its heap memory returns to the partition. All valid capabilities to an object together hold one
-reference; objects hold references to each other.
+An object is created in INIT, configured, activated once, and destroyed when its last reference goes: deactivation if
+it was ACTIVE, then cleanup, then its heap memory returns to the partition. All valid capabilities to an object
+together hold one reference; objects hold references to each other.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class KernelObject:
     """Base of partition, cspace, addrspace, memextent, thread, doorbell, msgqueue, vic, ... (object_type_t).
 
     Subclasses set ``type`` and ``heap_size`` (bytes charged to the partition's heap) and override the three hooks.
-    ``serial`` names the object for people: it is unique in one hypervisor and never shown to guests. ``capabilities`` are
-    the valid ones to it, in all capability spaces; together they hold one reference.
+    ``serial`` names the object for people: it is unique in one hypervisor and never shown to guests. ``capabilities``
+    are the valid ones to it, in all capability spaces; together they hold one reference.
     """
 
     type: ClassVar[ObjectType]

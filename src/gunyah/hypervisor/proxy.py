@@ -1,7 +1,7 @@
 """Proxy scheduling: a VMM runs another VM's vCPU in its own time with ``vcpu_run`` (objects.md 7).
 
-The call is answered when the target stops or the caller has to go on: the handler defers, the scheduler runs the target in the caller's place,
-and ``finish`` computes the state and writes the answer.
+The call is answered when the target stops or the caller has to go on: the handler defers, the scheduler runs the
+target in the caller's place, and ``finish`` computes the state and writes the answer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ _VMMIO = int(Block.VMMIO)
 
 
 class VmmioAccess:
-    """An access to a declared VMMIO range that waits for the VMM: ``ipa``, ``size`` bytes, ``value`` of a write (objects.md 7)."""
+    """An access to a declared VMMIO range that waits for the VMM: ``ipa``, ``size`` bytes, ``value`` of a write
+    (objects.md 7).
+    """
 
     __slots__ = ("ipa", "size", "value", "write")
 
@@ -89,6 +91,8 @@ def start(caller: Vcpu, target: Vcpu, resume: tuple[int, int, int]) -> None:
         target.vmmio = None
         target.vmmio_answer = resume[0]
         target.blocks &= ~_VMMIO
+    # The vCPU moves to the caller's CPU (objects.md 7); here that costs nothing.
+    target.affinity = caller.affinity
     target.proxy_caller = caller
     target.blocks &= ~_PROXY
     caller.proxy = ProxyRun(caller, target)

@@ -1,6 +1,7 @@
 """PSCI 1.1 for the vCPUs of a virtual-PM group (objects.md 11).
 
-A vCPU outside a group gets NOT_SUPPORTED from every function but CPU_SUSPEND, as recorded. The conduit is HVC #0 or SMC #0.
+A vCPU outside a group gets NOT_SUPPORTED from every function but CPU_SUSPEND, as recorded. The conduit is HVC #0 or
+SMC #0.
 """
 
 from __future__ import annotations

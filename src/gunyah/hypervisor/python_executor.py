@@ -1,15 +1,17 @@
-"""Runs a vCPU whose code is a Python function: the provider side of ``gunyah.guest.cpu`` (two kinds of VM, one hypervisor).
+"""Runs a vCPU whose code is a Python function: the provider side of ``gunyah.guest.cpu`` (two kinds of VM, one
+hypervisor).
 
-The function runs on a greenlet of its own; a hypercall is a plain call into the dispatcher on that greenlet, and only when the vCPU has to
-stop does it switch to the hypervisor's loop. Whatever greenlet of the guest left is the one that goes on later, so guests may
-have tasks of their own. The guest gets this object as its ``Cpu``: registers, memory through its own stage 2, and nothing else.
+The function runs on a greenlet of its own; a hypercall is a plain call into the dispatcher on that greenlet, and only
+when the vCPU has to stop does it switch to the hypervisor's loop. Whatever greenlet of the guest left is the one that
+goes on later, so guests may have tasks of their own. The guest gets this object as its ``Cpu``: registers, memory
+through its own stage 2, and nothing else.
 """
 
 from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, MutableSequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from greenlet import GreenletExit, getcurrent, greenlet
 
@@ -19,6 +21,7 @@ from gunyah.hypervisor.errors import HypervisorError
 from gunyah.hypervisor.stage2 import Stage2Fault
 from gunyah.hypervisor.system_registers import UndefinedRegister, read_register, write_register
 from gunyah.hypervisor.vcpu import Block, ThreadState
+from gunyah.machine.clock import VirtualClock
 
 if TYPE_CHECKING:
     from gunyah.hypervisor.hypervisor import Hypervisor
@@ -26,7 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Program", "PythonExecutor"]
 
-# A hypercall costs this much virtual time: without it a guest that only makes calls would stop the clock (62 ticks = 1 us).
+# A hypercall costs this much virtual time: without it a guest that only makes calls would stop the clock (62 ticks = 1
+# us).
 CALL_TICKS = 62
 # Calls between two looks at the clock.
 BUDGET = 64
@@ -40,8 +44,8 @@ _WRITE = 2
 class Program:
     """A Python program as the hypervisor keeps it: the function, and the exceptions that deliver aborts to it.
 
-    ``abort(esr, far, sentence)`` and ``undefined(sentence)`` make the exceptions that stand for the EL1 vectors; they belong to the
-    guest's side, which this room may not import.
+    ``abort(esr, far, sentence)`` and ``undefined(sentence)`` make the exceptions that stand for the EL1 vectors; they
+    belong to the guest's side, which this room may not import.
     """
 
     __slots__ = ("abort", "function", "name", "undefined")
@@ -49,7 +53,7 @@ class Program:
     def __init__(
         self,
         name: str,
-        function: Callable[[PythonExecutor, int], None],
+        function: Callable[[Any, int], None],
         abort: Callable[[int, int, str], Exception],
         undefined: Callable[[str], Exception],
     ) -> None:
@@ -104,7 +108,7 @@ class PythonExecutor:
             guest.parent = self._hub
         resume.switch()
         clock = self._hv.clock
-        if not clock.real:
+        if isinstance(clock, VirtualClock):
             clock.advance((BUDGET - self._budget + 1) * CALL_TICKS)
 
     def interrupt(self) -> None:
@@ -162,7 +166,7 @@ class PythonExecutor:
         while True:
             if self._budget < 0:
                 clock = hv.clock
-                if not clock.real:
+                if isinstance(clock, VirtualClock):
                     clock.advance((BUDGET - self._budget) * CALL_TICKS)
                 self._budget = BUDGET
                 if clock.ticks() >= self._deadline or hv.due():

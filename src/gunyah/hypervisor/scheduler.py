@@ -1,7 +1,8 @@
 """The fixed-priority round-robin scheduler (objects.md 6).
 
-One run queue per physical core, 64 priorities, strict priority; the cores are modelled and take turns on the one host thread. A vCPU runs
-only on the core of its affinity, or in place of a vCPU that yields to it. Time slices are in nanoseconds of the system counter.
+One run queue per physical core, 64 priorities, strict priority; the cores are modelled and take turns on the one host
+thread. A vCPU runs only on the core of its affinity, or in place of a vCPU that yields to it. Time slices are in
+nanoseconds of the system counter.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ class Scheduler:
         self._turn = 0
         self.running: Vcpu | None = None
 
-    # -- what objects tell it --------------------------------------------------------------------------------------------
+    # -- what objects tell it
+    # --------------------------------------------------------------------------------------------
 
     def update(self, vcpu: Vcpu) -> None:
         """A vCPU's block reasons, affinity or life changed: queue it or take it out."""
@@ -137,10 +139,14 @@ class Scheduler:
         vcpu.attention = True
 
     def yield_to(self, vcpu: Vcpu, target: Vcpu) -> None:
-        """Directed yield: ``target`` runs in place of the caller. Ignored if the caller has a pending wake-up interrupt."""
+        """Directed yield: ``target`` runs in place of the caller. Ignored if the caller has a pending wake-up
+        interrupt.
+        """
         if vcpu.virq or target is vcpu:
             return
-        yielder = next((q.current for q in self.queues if q.current is not None and q.current.yield_target is vcpu), None)
+        yielder = next(
+            (q.current for q in self.queues if q.current is not None and q.current.yield_target is vcpu), None
+        )
         (yielder or vcpu).yield_target = target
         vcpu.attention = True
 
@@ -161,7 +167,9 @@ class Scheduler:
         return any(queue.ready for queue in self.queues)
 
     def step(self, limit: int) -> bool:
-        """Run the next core that has something to do for one turn, at most until ``limit`` (ticks). False when all are idle."""
+        """Run the next core that has something to do for one turn, at most until ``limit`` (ticks). False when all are
+        idle.
+        """
         queues = self.queues
         count = len(queues)
         turn = self._turn

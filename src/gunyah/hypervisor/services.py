@@ -1,6 +1,9 @@
-"""SMCCC functions that are not hypercalls: identification, architecture, TRNG and PSCI (hypercalls.md 1.3 to 1.5, objects.md 11, 13).
+"""SMCCC functions that are not hypercalls: identification, architecture, TRNG and PSCI.
 
-A function answers in X0..X3 and nothing else changes; 32-bit functions get 32-bit answers. An unknown id leaves X0 = -1 (64 bits).
+Sources: hypercalls.md 1.3 to 1.5, objects.md 11 and 13.
+
+A function answers in X0..X3 and nothing else changes; 32-bit functions get 32-bit answers. An unknown id leaves X0 = -1
+(64 bits).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The EL1 generic timers of a vCPU (objects.md 12).
 
-Both counters are the system counter (offset 0). A timer that is enabled, unmasked and expired holds its PPI high: 27 virtual, 30
-physical. Time is in ticks of 62.5 MHz.
+Both counters are the system counter (offset 0). A timer that is enabled, unmasked and expired holds its PPI high: 27
+virtual, 30 physical. Time is in ticks of 62.5 MHz.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class GenericTimer:
         self._vcpu = vcpu
         self._control = 0
         self._armed: object | None = None
-        self.cval = 0
+        self.cval: int = 0
         self.source = VirqSource(self, name, self._level)
 
     def _expired(self) -> bool:

@@ -1,8 +1,8 @@
 """vCPUs: threads that run a guest (objects.md 5, hypercalls.md 3.7).
 
-To the hypervisor a vCPU is registers, a capability space, an address space, a place in a VIC and in a virtual-PM group, and an *executor*
-that runs its code: Python or native. A vCPU runs when no block reason is set; what the reference keeps as thread states and
-block bits is kept here under the same names.
+To the hypervisor a vCPU is registers, a capability space, an address space, a place in a VIC and in a virtual-PM
+group, and an *executor* that runs its code: Python or native. A vCPU runs when no block reason is set; what the
+reference keeps as thread states and block bits is kept here under the same names.
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ class Executor(Protocol):
     """Runs a vCPU's code; the scheduler and the object know no more of it."""
 
     def run(self, deadline: int, /) -> None:
-        """Run guest code until the vCPU blocks, ``vcpu.attention`` asks for the scheduler, or ``deadline`` (ticks) is over."""
+        """Run guest code until the vCPU blocks, ``vcpu.attention`` asks for the scheduler, or ``deadline`` (ticks) is
+        over.
+        """
 
     def power_on(self, entry: int, context: int, /) -> None:
         """Start at ``entry`` (IPA) with ``context`` in X0 the next time it runs."""
@@ -102,7 +104,7 @@ class Executor(Protocol):
 
 
 class Vcpu(KernelObject):
-    """thread_t. ``x`` is X0..X30 (uint64_t each); when a native vCPU is on its core, ``x`` is the live register file."""
+    """thread_t. ``x`` is X0..X30 (uint64_t each); while a native vCPU is on its core, it is the live register file."""
 
     type = ObjectType.THREAD
     heap_size = 4096
@@ -115,7 +117,7 @@ class Vcpu(KernelObject):
         self.pc = 0
         self.sp_el0 = 0
         self.sp_el1 = 0
-        self.sctlr_el1 = SCTLR_EL1_RESET
+        self.sctlr_el1: int = SCTLR_EL1_RESET
         self.cspace: CSpace | None = None
         self.addrspace: Addrspace | None = None
         self.vic: Vic | None = None
@@ -155,8 +157,8 @@ class Vcpu(KernelObject):
         self.entropy_calls: deque[int] = deque()
         self.halt_source = VirqSource(self, "vcpu halt")
         self.wakeup_source = VirqSource(self, "vcpu run wakeup")
-        self.virtual_timer = GenericTimer(self, VIRTUAL_TIMER_PPI, "virtual timer")
-        self.physical_timer = GenericTimer(self, PHYSICAL_TIMER_PPI, "physical timer")
+        self.virtual_timer: GenericTimer = GenericTimer(self, VIRTUAL_TIMER_PPI, "virtual timer")
+        self.physical_timer: GenericTimer = GenericTimer(self, PHYSICAL_TIMER_PPI, "physical timer")
 
     # -- properties ----------------------------------------------------------------------------------------------------
 
@@ -174,6 +176,11 @@ class Vcpu(KernelObject):
     def critical(self) -> bool:
         """The system stops when this vCPU exits."""
         return self.options & (VcpuOption.CRITICAL | VcpuOption.HLOS_VM) != 0
+
+    @property
+    def killed(self) -> bool:
+        """Asked to die and not dead yet."""
+        return self.thread_state == ThreadState.KILLED
 
     @property
     def powered_off(self) -> bool:
@@ -202,7 +209,9 @@ class Vcpu(KernelObject):
             self.hv.scheduler.update(self)
 
     def set_virq(self, pending: bool) -> None:
-        """The VIC's output towards this vCPU: a deliverable interrupt is pending. Also the wake-up event (objects.md 10.6)."""
+        """The VIC's output towards this vCPU: a deliverable interrupt is pending. Also the wake-up event (objects.md
+        10.6).
+        """
         self.virq = pending
         executor = self.executor
         if executor is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
 from gunyah.abi.errors import Error
@@ -22,7 +23,7 @@ from gunyah.abi.vcpu import (
 )
 from gunyah.hypervisor import proxy
 from gunyah.hypervisor.errors import HypervisorError
-from gunyah.hypervisor.hypercall import DEFERRED, Deferred
+from gunyah.hypervisor.hypercall import DEFERRED, Deferred, Handler
 from gunyah.hypervisor.objects import ACTIVE, INIT
 from gunyah.hypervisor.scheduler import CORES
 from gunyah.hypervisor.vcpu import ThreadState
@@ -109,7 +110,8 @@ def vcpu_set_timeslice(hv: Hypervisor, caller: Vcpu, vcpu: Vcpu, nanoseconds: in
     """0x6047: before activation only."""
     if not TIMESLICE_MIN <= nanoseconds <= TIMESLICE_MAX:
         raise HypervisorError(
-            Error.ARGUMENT_INVALID, f"{vcpu}: a time slice of {nanoseconds} ns is not in {TIMESLICE_MIN}..{TIMESLICE_MAX}"
+            Error.ARGUMENT_INVALID,
+            f"{vcpu}: a time slice of {nanoseconds} ns is not in {TIMESLICE_MIN}..{TIMESLICE_MAX}",
         )
     vcpu.require_init()
     vcpu.timeslice_ns = nanoseconds
@@ -195,7 +197,7 @@ def scheduler_yield(hv: Hypervisor, caller: Vcpu, control: int, argument: int) -
         hv.scheduler.yield_slice(caller)
 
 
-HANDLERS = {
+HANDLERS: Mapping[str, Handler] = {
     "vcpu_configure": vcpu_configure,
     "vcpu_poweron": vcpu_poweron,
     "vcpu_poweroff": vcpu_poweroff,

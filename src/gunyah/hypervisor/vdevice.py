@@ -15,7 +15,7 @@ class DeviceAbort(Exception):
 
 
 class VirtualDevice(Protocol):
-    """A register frame in an address space. ``offset`` is in bytes from the frame's base, ``size`` 1, 2, 4 or 8 bytes."""
+    """A register frame in an address space: ``offset`` in bytes from its base, ``size`` 1, 2, 4 or 8 bytes."""
 
     def read(self, vcpu: Vcpu, offset: int, size: int, /) -> int:
         """Value read, zero-extended; raises DeviceAbort."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from gunyah.abi.errors import Error
@@ -13,6 +14,7 @@ from gunyah.hypervisor.vcpu import Block
 from gunyah.hypervisor.virq import VirqSource
 
 if TYPE_CHECKING:
+    from gunyah.hypervisor.hypercall import Handler
     from gunyah.hypervisor.hypervisor import Hypervisor
     from gunyah.hypervisor.partition import Partition
     from gunyah.hypervisor.vcpu import Vcpu
@@ -90,7 +92,9 @@ class VpmGroup(KernelObject):
         return next((index for index in range(CORES) if vic.mpidr(index) == affinity), None)
 
     def system_stop(self, caller: Vcpu, reset: tuple[int, int] | None) -> None:
-        """SYSTEM_OFF (``reset`` None) or SYSTEM_RESET of a VM: the others are killed, the caller is forced off and its halt raised."""
+        """SYSTEM_OFF (``reset`` None) or SYSTEM_RESET of a VM: the others are killed, the caller is forced off and its
+        halt raised.
+        """
         for member in list(self.members.values()):
             if member is not caller:
                 member.kill()
@@ -127,7 +131,7 @@ def vpm_group_configure(hv: Hypervisor, vcpu: Vcpu, group: VpmGroup, options: in
     group.aggregates = not options & EXCLUDE_FROM_AGGREGATION
 
 
-HANDLERS = {
+HANDLERS: Mapping[str, Handler] = {
     "vpm_group_attach_vcpu": vpm_group_attach_vcpu,
     "vpm_group_bind_virq": vpm_group_bind_virq,
     "vpm_group_unbind_virq": vpm_group_unbind_virq,

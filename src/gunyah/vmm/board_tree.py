@@ -1,7 +1,7 @@
 """The device tree of the emulated board, as a boot loader would hand it to the primary VM (reference.md 2).
 
-It describes what QEMU's ``virt`` has and the primary VM can reach: cores, PSCI, timer, GICv3, memory, PL011, PL031. The Resource Manager adds
-the ``/hypervisor`` node to it.
+It describes what QEMU's ``virt`` has and the primary VM can reach: cores, PSCI, timer, GICv3, memory, PL011, PL031.
+The Resource Manager adds the ``/hypervisor`` node to it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ def board_tree(
     initrd: tuple[int, int] | None = None,
     seed: bytes = b"",
 ) -> DeviceTree:
-    """The tree for RAM ranges ``memory`` (IPA, bytes) and ``cores`` vCPUs; ``initrd`` is (IPA, bytes), ``seed`` for /chosen rng-seed."""
+    """The tree for RAM ranges ``memory`` (IPA, bytes) and ``cores`` vCPUs; ``initrd`` is (IPA, bytes), ``seed`` for
+    /chosen rng-seed.
+    """
     tree = DeviceTree()
     root = tree.root
     root.set_strings("compatible", "linux,dummy-virt")
