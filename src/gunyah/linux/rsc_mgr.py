@@ -191,7 +191,7 @@ class RscMgr:
         if fragments > CONTINUATIONS_MAX:
             raise error(
                 errno.E2BIG,
-                f"{message_name(message_id)}: {len(payload)} bytes, {room * (CONTINUATIONS_MAX + 1)} can be sent at most",
+                f"{message_name(message_id)}: {len(payload)} bytes, at most {room * (CONTINUATIONS_MAX + 1)} fit",
             )
         late = f"{message_name(message_id)}: the request could not be sent in time"
         if not self._send_lock.lock(self._left(deadline), interruptible=interruptible):
