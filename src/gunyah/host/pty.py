@@ -221,6 +221,15 @@ class Pty:
         """Bytes that wait for the user to read."""
         return len(self._outgoing)
 
+    @property
+    def room(self) -> int:
+        """Bytes that ``send`` takes now."""
+        return SEND_LIMIT - len(self._outgoing) if self.is_open else SEND_LIMIT
+
+    def want_room(self) -> None:
+        """Call ``on_room`` once when the user has read half of what waits, as after a short ``send``."""
+        self._short = True
+
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
