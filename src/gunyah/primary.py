@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from gunyah.abi import cbor, pyimage
 from gunyah.guest.cpu import Cpu, Program
+from gunyah.linux.kernel import Kernel
+from gunyah.linux.tty_file import TtyFile
 from gunyah.machine import board
 from gunyah.vmm.board_tree import board_tree
 
 if TYPE_CHECKING:
     from gunyah.system import System
 
-__all__ = ["Primary", "ProgramPrimary"]
+__all__ = ["LinuxPrimary", "Primary", "PrimaryTty", "ProgramPrimary", "TtyError"]
+
+T = TypeVar("T")
 
 Chunk = tuple[int, bytes]
 """Physical address and bytes to put there before power-on."""
@@ -70,4 +74,127 @@ class ProgramPrimary:
 
 
 class LinuxPrimary(ProgramPrimary):
-    """placeholder until the kernel is there."""
+    """The Linux driver stack in Python as the primary VM; ``kernel`` is the VM from inside."""
+
+    def __init__(self, *, cmdline: str = "", init: Callable[[Kernel], object] | None = None) -> None:
+        super().__init__(self._run, name="linux", bootargs=cmdline)
+        self._init = init
+        self._kernel: Kernel | None = None
+        self._system: System | None = None
+
+    def prepare(self, system: System) -> Iterable[Chunk]:
+        """Make the kernel for the system's profile."""
+        self._system = system
+        self._kernel = Kernel(system.profile, init=self._init)
+        return super().prepare(system)
+
+    def _run(self, cpu: Cpu, x0: int) -> None:
+        self.kernel.main(cpu, x0)
+
+    @property
+    def kernel(self) -> Kernel:
+        """The kernel; raises RuntimeError before the system is started."""
+        if self._kernel is None:
+            raise RuntimeError("the primary VM has no kernel before its system is started")
+        return self._kernel
+
+    @property
+    def up(self) -> bool:
+        """All initcalls have run."""
+        return self._kernel is not None and self._kernel.booted
+
+    def call(self, function: Callable[..., T], *arguments: Any, timeout: float | None = None) -> T:
+        """Run ``function(*arguments)`` as a process of the VM, where it may block, and the machine until it has ended.
+
+        Raises what it raised, and TimeoutError after ``timeout`` seconds of the machine's clock.
+        """
+        system = self._system
+        assert system is not None
+        submission = self.kernel.submit(function, *arguments)
+        if not system.run(until=lambda: submission.done, timeout=timeout):
+            why = system.stopped or "the time is over"
+            raise TimeoutError(f"the process in the primary VM has not ended: {why}")
+        result: T = submission.result()
+        return result
+
+    def tty(self, name: str) -> PrimaryTty:
+        """Open a terminal of the VM (``ttyGH0``) in raw mode. Raises TtyError with one sentence."""
+        return PrimaryTty(self, name)
+
+
+class TtyError(OSError):
+    """A terminal of the primary VM cannot be used: not there, closed, hung up."""
+
+
+class PrimaryTty:
+    """A terminal of the primary VM, opened from inside it by a process that does what it is told from here."""
+
+    def __init__(self, primary: LinuxPrimary, name: str) -> None:
+        self._primary = primary
+        self.name = name
+        names = primary.kernel.tty_names()
+        if name not in names:
+            there = ", ".join(names) or "none"
+            raise TtyError(f"the primary VM has no terminal {name!r}; there are: {there}")
+        self._file: TtyFile = self._do(lambda: primary.kernel.open_tty(name))
+        self._file.set_raw()
+        self._line = bytearray()
+
+    def _do(self, function: Callable[[], T], timeout: float | None = None) -> T:
+        try:
+            return self._primary.call(function, timeout=timeout)
+        except TimeoutError:
+            raise
+        except OSError as failure:
+            raise TtyError(failure.errno, f"{self.name}: {failure.strerror or failure}") from failure
+
+    def _live(self) -> TtyFile:
+        file = self._file
+        if file.closed:
+            raise TtyError(f"{self.name} is closed")
+        if file.hung_up:
+            raise TtyError(f"{self.name} was hung up")
+        return file
+
+    def write(self, data: bytes) -> int:
+        """Bytes taken, which may be fewer than given."""
+        file = self._live()
+        return self._do(lambda: file.write_nowait(data))
+
+    def read(self, size: int, timeout: float = 1.0) -> bytes:
+        """At most ``size`` bytes: runs the machine until there is something or ``timeout`` seconds of its clock are over."""
+        if self._line:
+            taken = bytes(self._line[:size])
+            del self._line[: len(taken)]
+            return taken
+        file = self._live()
+        return self._do(lambda: file.read(size, int(timeout * 1_000_000_000)))
+
+    def readline(self, timeout: float = 1.0) -> bytes:
+        """Bytes up to and with a newline; what there is when ``timeout`` seconds of the machine's clock are over."""
+        system = self._primary._system
+        assert system is not None
+        clock = system.clock
+        deadline = clock.ticks() + int(timeout * clock.frequency)
+        line = self._line
+        while b"\n" not in line:
+            left = (deadline - clock.ticks()) / clock.frequency
+            if left <= 0:
+                break
+            file = self._live()
+            line += self._do(lambda file=file, left=left: file.read(4096, int(left * 1_000_000_000)))  # type: ignore[misc]
+        end = line.find(b"\n") + 1 or len(line)
+        taken = bytes(line[:end])
+        del line[:end]
+        return taken
+
+    def close(self) -> None:
+        """Give the terminal back; harmless when it is closed."""
+        if not self._file.closed:
+            self._do(self._file.close)
+
+    def __enter__(self) -> PrimaryTty:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

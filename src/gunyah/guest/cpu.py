@@ -75,7 +75,7 @@ class Cpu(Protocol):
         """
 
     def nudge(self) -> None:
-        """For the host that shares the process with this VM: make a waiting ``wfi``, or the next one, return at once."""
+        """For the host that shares the process with this VM: make a waiting or the next ``wfi`` return at once."""
 
     def ticks(self) -> int:
         """CNTVCT_EL0: system counter ticks, CNTFRQ_EL0 = 62 500 000 a second."""
