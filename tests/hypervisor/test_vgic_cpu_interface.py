@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gunyah.hypervisor.vgic_cpu_interface import REGISTERS, CpuInterface, UndefinedRegister
+from gunyah.hypervisor.vgic_cpu_interface import READABLE, REGISTERS, WRITABLE, CpuInterface, UndefinedRegister
 
 from .gic_guest import ICACTIVER, ISACTIVER, ISENABLER, ISPENDR, SPURIOUS, GicGuest
 
@@ -49,6 +49,7 @@ def test_every_register_has_an_encoding_of_its_own_and_can_be_read_or_written(gu
     gic = guest.gic()
     assert len(set(REGISTERS.values())) == len(REGISTERS)
     assert set(gic.readers) | set(gic.writers) == set(REGISTERS)
+    assert (set(gic.readers), set(gic.writers)) == (READABLE, WRITABLE)
 
 
 @pytest.mark.parametrize("name", ["ICC_EOIR1_EL1", "ICC_DIR_EL1", "ICC_SGI1R_EL1", "ICC_AP1R1_EL1", "ICH_VTR_EL2", ""])

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gunyah.hypervisor.vcpu import Vcpu
     from gunyah.hypervisor.vgic_delivery import Delivery
 
-__all__ = ["CpuInterface", "REGISTERS", "UndefinedRegister"]
+__all__ = ["CpuInterface", "READABLE", "REGISTERS", "UndefinedRegister", "WRITABLE"]
 
 REGISTERS: Mapping[str, tuple[int, int, int, int, int]] = MappingProxyType(
     {
@@ -51,6 +51,24 @@ REGISTERS: Mapping[str, tuple[int, int, int, int, int]] = MappingProxyType(
 
 With 5 preemption bits AP0R1..3 and AP1R1..3 are UNDEFINED.
 """
+
+WRITABLE = frozenset(REGISTERS) - {
+    "ICC_IAR0_EL1",
+    "ICC_IAR1_EL1",
+    "ICC_HPPIR0_EL1",
+    "ICC_HPPIR1_EL1",
+    "ICC_RPR_EL1",
+}
+"""MSR of the others is UNDEFINED."""
+READABLE = frozenset(REGISTERS) - {
+    "ICC_EOIR0_EL1",
+    "ICC_EOIR1_EL1",
+    "ICC_DIR_EL1",
+    "ICC_SGI0R_EL1",
+    "ICC_SGI1R_EL1",
+    "ICC_ASGI1R_EL1",
+}
+"""MRS of the others is UNDEFINED."""
 
 CTLR_CBPR = 1 << 0
 CTLR_EOIMODE = 1 << 1

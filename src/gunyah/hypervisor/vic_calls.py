@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from gunyah.abi.errors import Error
@@ -9,6 +10,7 @@ from gunyah.hypervisor.errors import HypervisorError
 from gunyah.hypervisor.vgic_affinity import MpidrMapping
 
 if TYPE_CHECKING:
+    from gunyah.hypervisor.hypercall import Handler
     from gunyah.hypervisor.hwirq import HwIrq
     from gunyah.hypervisor.hypervisor import Hypervisor
     from gunyah.hypervisor.vcpu import Vcpu
@@ -52,7 +54,7 @@ def vgic_set_mpidr_mapping(
     vic.set_mpidr_mapping(MpidrMapping.from_arguments(mask, (aff0, aff1, aff2, aff3), multithread != 0))
 
 
-HANDLERS = {
+HANDLERS: Mapping[str, Handler] = {
     "hwirq_bind_virq": hwirq_bind_virq,
     "hwirq_unbind_virq": hwirq_unbind_virq,
     "vic_configure": vic_configure,
