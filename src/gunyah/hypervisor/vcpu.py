@@ -155,7 +155,7 @@ class Vcpu(KernelObject):
         self.complete: Answer = self._answer_native
         self.last_failure: HypervisorError | None = None
         self.entropy_calls: deque[int] = deque()
-        self.halt_source = VirqSource(self, "vcpu halt")
+        self.halt_source = VirqSource(self, "vcpu halt", always_edge=True)
         self.wakeup_source = VirqSource(self, "vcpu run wakeup")
         self.virtual_timer: GenericTimer = GenericTimer(self, VIRTUAL_TIMER_PPI, "virtual timer")
         self.physical_timer: GenericTimer = GenericTimer(self, PHYSICAL_TIMER_PPI, "physical timer")
@@ -250,6 +250,7 @@ class Vcpu(KernelObject):
         if self.vpm is not None:
             self.vpm.check_free(self.vpm_index)
         self.options = options
+        # Takes the slot or raises, and keeps the timers' PPIs free for the two bindings below.
         self.vic.vcpu_activated(self)
         if self.vpm is not None:
             self.vpm.vcpu_activated(self)
@@ -301,6 +302,8 @@ class Vcpu(KernelObject):
         """Stop at once: timers off, executor dropped; may be powered on again."""
         self.virtual_timer.disable()
         self.physical_timer.disable()
+        if self.gic is not None:
+            self.gic.stop()
         self.blocks &= ~_WAKEABLE
         self.block(int(Block.POWERED_OFF))
         if self.vpm is not None:
@@ -333,6 +336,8 @@ class Vcpu(KernelObject):
         self.hv.scheduler.update(self)
         self.virtual_timer.disable()
         self.physical_timer.disable()
+        if self.gic is not None:
+            self.gic.stop()
         if self.executor is not None:
             self.executor.kill()
             self.executor = None
