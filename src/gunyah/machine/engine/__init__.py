@@ -15,7 +15,7 @@ where that cannot work.
 
 from __future__ import annotations
 
-from .core import Core, EngineError
+from .core import EXECUTE, READ, WRITE, Core, EngineError, Fault
 from .exits import ExitHandler, Stop, UnhandledExit
 from .intercept import PHYSICAL_TIMER, VIRTUAL_TIMER
 from .registers import EC, HCR, MDCR, SYSTEM_REGISTERS, Encoding
@@ -29,13 +29,17 @@ __all__ = [
     "Encoding",
     "EngineError",
     "EngineUnavailable",
+    "EXECUTE",
     "ExitHandler",
+    "Fault",
     "HCR",
     "MDCR",
     "PHYSICAL_TIMER",
+    "READ",
     "Registers",
     "SYSTEM_REGISTERS",
     "Stop",
     "UnhandledExit",
     "VIRTUAL_TIMER",
+    "WRITE",
 ]

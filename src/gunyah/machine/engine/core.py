@@ -11,7 +11,7 @@ import ctypes
 import time
 import weakref
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ..clock import Clock, RealClock
 from ..memory import PhysicalMemory
@@ -27,7 +27,27 @@ from .unicorn_private import library
 _TICK_NS: Final = 10_000_000
 """How often a run without deadline comes up for signals and kicks."""
 
-_ALL_ONES: Final = 0xFFFF_FFFF_FFFF_FFFF
+READ: Final = 0
+WRITE: Final = 1
+EXECUTE: Final = 2
+"""Kinds of access for `Core.physical`."""
+
+FAULT_TYPE: Final = 4
+FAULT_FLAGS: Final = 7
+"""Words of a walk's results: the kind of fault (then the IPA and the level), and whether stage 2 refused."""
+
+_FAULT_KINDS: Final = {1: "access flag", 5: "permission", 6: "translation", 7: "address size", 9: "external"}
+
+
+class Fault(NamedTuple):
+    """Why an address does not translate."""
+
+    stage: int
+    kind: str
+    """"translation", "permission", "access flag", "address size", "external" (a table is not in memory) or "other"."""
+    level: int
+    ipa: int | None
+    """The IPA that stage 2 refused."""
 
 
 class EngineError(RuntimeError):
@@ -96,7 +116,10 @@ class Core:
         self._kicked = False
         self._started = False
         self._error: BaseException | None = None
-        self._attributes = ctypes.c_uint32()
+        # Results of a native table walk: PA, attributes, protection, page size, fault (4 words), cacheability
+        self._walk = (ctypes.c_uint64 * 9)()
+        first = ctypes.addressof(self._walk)
+        self._walk_addresses = tuple(first + 8 * n for n in (0, 1, 2, 3, FAULT_TYPE, 8))
 
         self._ram: list[tuple[int, int, int]] = []
         for base, size in memory.regions:
@@ -311,14 +334,30 @@ class Core:
 
     # Memory as the vCPU sees it
 
-    def physical(self, va: int) -> int | None:
-        """Translate a VA of the loaded context through both stages, as a read at its level; None if that faults."""
-        page: int = self.library.physical_page(self.cpu_state, va & ~0xFFF, self._attributes)
-        return None if page == _ALL_ONES else page | va & 0xFFF
+    def physical(self, va: int, access: int = READ, *, el: int | None = None) -> int | None:
+        """Translate a VA of the loaded context through both stages, as the vCPU's own access would be.
+
+        `access` is READ, WRITE or EXECUTE, `el` its present exception level by default. None if the access faults:
+        `fault` then says how. Nothing is cached and nothing changes for the vCPU.
+        """
+        index = self.library.mmu_index(self._env, self.registers.current_el if el is None else el)
+        walk = self._walk
+        walk[FAULT_TYPE] = walk[FAULT_FLAGS] = 0
+        if self.library.get_phys_addr(self._env, va, access, index, *self._walk_addresses):
+            return None
+        return walk[0]
+
+    @property
+    def fault(self) -> Fault:
+        """How the last `physical` failed."""
+        walk = self._walk
+        stage2 = bool(walk[FAULT_FLAGS] & 0xFF)
+        kind = _FAULT_KINDS.get(walk[FAULT_TYPE] & 0xFFFF_FFFF, "other")
+        return Fault(2 if stage2 else 1, kind, walk[FAULT_TYPE + 2] & 3, walk[FAULT_TYPE + 1] if stage2 else None)
 
     def instruction(self, va: int) -> int | None:
         """Give the instruction word at a virtual address of the loaded context; None if it cannot be read."""
-        pa = self.physical(va)
+        pa = self.physical(va, EXECUTE)
         return self.memory.read_u32(pa) if pa is not None and self.memory.contains(pa, 4) else None
 
     def invalidate(self, pa: int, size: int) -> None:
@@ -337,7 +376,7 @@ class Core:
 
         def line(va: int) -> None:
             self._plain.known.clear()
-            pa = self.physical(va)
+            pa = self.physical(va, READ)
             if pa is not None:
                 for core in self._shared:
                     if core is not self:

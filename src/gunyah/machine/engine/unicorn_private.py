@@ -176,9 +176,11 @@ class Library:
         self.ram_address = function("qemu_ram_addr_from_host_aarch64", u64, pointer, pointer)
         self.reginfo = function("get_arm_cp_reginfo_aarch64", pointer, pointer, u32)
         self.define_register = function("define_one_arm_cp_reg_with_opaque_aarch64", None, pointer, pointer, pointer)
-        self.physical_page = function(
-            "arm_cpu_get_phys_page_attrs_debug_aarch64", u64, pointer, u64, ctypes.POINTER(u32)
-        )
+        self.get_phys_addr = function(
+            "get_phys_addr_aarch64", ctypes.c_bool, pointer, u64, ctypes.c_int, ctypes.c_int, pointer, pointer, pointer,
+            pointer, pointer, pointer,
+        )  # fmt: skip
+        self.mmu_index = function("arm_mmu_idx_el_aarch64", ctypes.c_int, pointer, ctypes.c_int)
         self.sync_32_to_64 = function("aarch64_sync_32_to_64_aarch64", None, pointer)
         self.sync_64_to_32 = function("aarch64_sync_64_to_32_aarch64", None, pointer)
 
