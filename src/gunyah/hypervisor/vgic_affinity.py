@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from gunyah.abi.errors import Error
 from gunyah.hypervisor.errors import HypervisorError
 
-__all__ = ["DEFAULT_MAPPING", "MpidrMapping", "NO_MATCH"]
+__all__ = ["DEFAULT_MAPPING", "MPIDR_AFFINITY", "MpidrMapping", "NO_MATCH"]
+
+MPIDR_AFFINITY = 0xFF_00FF_FFFF
+"""Aff3..Aff0 of MPIDR_EL1, without RES1, U and MT."""
 
 _MPIDR_RES1 = 1 << 31
 _MPIDR_U = 1 << 30

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gunyah.hypervisor.vdevice import DeviceAbort
+from gunyah.hypervisor.vgic_affinity import MPIDR_AFFINITY
 from gunyah.hypervisor.vgic_registers import IIDR, PIDR2, READ_BITS, FrameStatus, priority_bytes, trigger_bits
 from gunyah.hypervisor.vgic_state import PRIORITY_SHIFT, PRIVATE, SPECIAL, Interrupt
 
@@ -55,7 +56,6 @@ _ROUTER_BASE = 0x6000
 _READ_ONLY = {TYPER: TYPER_VALUE, IIDR_OFFSET: IIDR, TYPER2: 0, PIDR2_OFFSET: PIDR2}
 _WRITE_ONLY = frozenset({SETSPI_NSR, CLRSPI_NSR, SETSPI_SR, CLRSPI_SR, SGIR})
 _IGNORED = (_TARGETS, _MODIFIER, _ACCESS_CONTROL)
-_AFFINITY_FIELDS = 0xFF_00FF_FFFF
 _INTID_FIELD = 0x1FFF
 _NOTHING: tuple[Interrupt | None, ...] = ()
 
@@ -224,4 +224,4 @@ class Distributor:
             old = self._affinity(offset)
             value &= 0xFFFF_FFFF
             value = old & 0xFFFF_FFFF | value << 32 if offset & 4 else old >> 32 << 32 | value
-        self._delivery.set_route(self._delivery.spi(intid), value & _AFFINITY_FIELDS)
+        self._delivery.set_route(self._delivery.spi(intid), value & MPIDR_AFFINITY)

@@ -11,6 +11,7 @@ from gunyah.hypervisor.errors import HypervisorError
 from gunyah.hypervisor.objects import KernelObject
 from gunyah.hypervisor.scheduler import CORES
 from gunyah.hypervisor.vcpu import Block
+from gunyah.hypervisor.vgic_affinity import MPIDR_AFFINITY
 from gunyah.hypervisor.virq import VirqSource
 
 if TYPE_CHECKING:
@@ -87,9 +88,9 @@ class VpmGroup(KernelObject):
         if vic is None:
             return affinity if affinity < CORES else None
         for member_index, member in self.members.items():
-            if vic.mpidr(member.vic_index) == affinity:
+            if vic.mpidr(member.vic_index) & MPIDR_AFFINITY == affinity:
                 return member_index
-        return next((index for index in range(CORES) if vic.mpidr(index) == affinity), None)
+        return next((index for index in range(CORES) if vic.mpidr(index) & MPIDR_AFFINITY == affinity), None)
 
     def system_stop(self, caller: Vcpu, reset: tuple[int, int] | None) -> None:
         """SYSTEM_OFF (``reset`` None) or SYSTEM_RESET of a VM: the others are killed, the caller is forced off and its
