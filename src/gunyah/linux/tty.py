@@ -149,7 +149,7 @@ class Tty:
 
     # -- from the driver -----------------------------------------------------------------------------------------------
 
-    def receive(self, flip: bytearray) -> None:
+    def receive(self, flip: bytearray, *, tell: bool = True) -> None:
         """Move what fits from the flip buffer to the line discipline; throttle when that has little room left."""
         ldisc = self.ldisc
         taken = ldisc.receive(flip)
@@ -158,7 +158,8 @@ class Tty:
             if ldisc.readable:
                 if self.read_wait:
                     self.read_wait.wake_all()
-                self._tell_files()
+                if tell:
+                    self._tell_files()
         if not self.throttled and (flip or ldisc.nearly_full):
             self.throttled = True
             self.driver.throttle(self.port)
@@ -167,7 +168,8 @@ class Tty:
         """A reader took bytes: refill from the flip buffer, and unthrottle once that is empty and little is left."""
         flip = self.port.flip
         if flip and self.port.tty is self:
-            self.receive(flip)
+            # The caller is reading: told now, it would read on before it has dealt with what it just got.
+            self.receive(flip, tell=False)
         if self.throttled and not flip and self.ldisc.available <= _UNTHROTTLE_FILL:
             self.throttled = False
             self.driver.unthrottle(self.port)
@@ -180,7 +182,7 @@ class Tty:
         self._tell_files()
 
     def _tell_files(self) -> None:
-        for file in self.files:
+        for file in tuple(self.files):
             if file.on_ready is not None:
                 file.on_ready()
 
