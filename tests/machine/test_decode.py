@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gunyah.machine.engine.decode import (
@@ -230,6 +230,7 @@ def test_store_exclusive_reports_success() -> None:
     assert written == [(DATA, 8)] and rig.x[7] == 0
 
 
+@example(1 << 63, 8, True, False)
 @given(st.integers(0, (1 << 64) - 1), st.sampled_from([1, 2, 4, 8]), st.booleans(), st.booleans())
 def test_extension_keeps_the_value_and_fits_the_register(value: int, size: int, sign: bool, wide: bool) -> None:
     result = extend(value, size, sign, wide)

@@ -157,7 +157,7 @@ def extend(value: int, size: int, sign: bool, wide: bool) -> int:
     value &= (1 << 8 * size) - 1
     if sign and value >> 8 * size - 1:
         value -= 1 << 8 * size
-        value &= U64 if wide else 0xFFFF_FFFF
+        value &= U64 if wide or size == 8 else 0xFFFF_FFFF
     return value
 
 
