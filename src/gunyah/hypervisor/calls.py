@@ -13,6 +13,7 @@ from gunyah.hypervisor import (
     object_calls,
     vcpu_calls,
     vic_calls,
+    virtio_calls,
     vpm,
 )
 from gunyah.hypervisor.hypercall import Handler
@@ -28,5 +29,6 @@ HANDLERS: Mapping[str, Handler] = {
     **doorbell.HANDLERS,
     **msgqueue.HANDLERS,
     **vic_calls.HANDLERS,
+    **virtio_calls.HANDLERS,
     **vpm.HANDLERS,
 }

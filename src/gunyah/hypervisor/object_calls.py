@@ -13,6 +13,7 @@ from gunyah.hypervisor.memextent import MemExtent
 from gunyah.hypervisor.msgqueue import MsgQueue
 from gunyah.hypervisor.vcpu import Vcpu
 from gunyah.hypervisor.vic import Vic
+from gunyah.hypervisor.virtio_mmio import VirtioMmio
 from gunyah.hypervisor.vpm import VpmGroup
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ MAKERS: dict[str, Maker] = {
     "partition_create_msgqueue": lambda hv, partition: MsgQueue(partition),
     "partition_create_vic": lambda hv, partition: Vic(partition, hv),
     "partition_create_vpm_group": lambda hv, partition: VpmGroup(partition),
+    "partition_create_virtio_mmio": lambda hv, partition: VirtioMmio(partition),
 }
 
 
