@@ -1,0 +1,1 @@
+"""Benchmarks: ``python -m bench`` (``make bench``) measures, prints a table and writes bench/results.json."""
