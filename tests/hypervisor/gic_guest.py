@@ -60,8 +60,10 @@ class RecordingVcpu:
 class GicGuest:
     """A VIC with active vCPUs, driven through its frames and system registers as guest code would."""
 
-    def __init__(self, vcpus: int = 1, slots: int | None = None, shared: int = 988, flags: int = 0) -> None:
-        self.vic = Vic(None)
+    def __init__(
+        self, vcpus: int = 1, slots: int | None = None, shared: int = 988, flags: int = 0, hv: object = None
+    ) -> None:
+        self.vic = Vic(None, hv)
         self.vic.configure(slots or vcpus, shared, flags, 0)
         self.vic.activate()
         self.vcpus = [RecordingVcpu() for _ in range(vcpus)]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from gunyah.hypervisor.doorbell import Doorbell
+from gunyah.hypervisor.instruments import Instrument, NamedObject
 from gunyah.hypervisor.vgic_affinity import MpidrMapping
 from gunyah.hypervisor.vic import Vic
 from gunyah.hypervisor.virq import VirqSource
+from gunyah.machine.clock import VirtualClock
 
 from .gic_guest import (
     GICD_CTLR,
@@ -453,3 +457,48 @@ def test_a_disabled_sgi_stays_pending(guest: GicGuest) -> None:
     assert guest.take() == []
     guest.enable(5)
     assert guest.take() == [5]
+
+
+# -- instruments -------------------------------------------------------------------------------------------------------
+
+
+class Watcher(Instrument):
+    """Notes what happens to interrupts, with the time."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[object, ...]] = []
+
+    def interrupt(self, vic: NamedObject, virq: int, asserted: bool, source: str, ticks: int) -> None:
+        self.seen.append(("assert" if asserted else "clear", virq, source, ticks))
+
+    def interrupt_acknowledge(self, vcpu: NamedObject, virq: int, ticks: int) -> None:
+        self.seen.append(("acknowledge", virq, str(vcpu), ticks))
+
+    def interrupt_end(self, vcpu: NamedObject, virq: int, ticks: int) -> None:
+        self.seen.append(("end", virq, str(vcpu), ticks))
+
+
+def test_instruments_see_an_interrupts_way_and_may_come_late() -> None:
+    clock = VirtualClock()
+    hv = SimpleNamespace(instruments=[], clock=clock)
+    guest = GicGuest(hv=hv).start()
+    source = guest.source(40)
+    guest.enable(40, edge=False)
+    source.assert_()
+    source.clear()
+    watcher = Watcher()
+    hv.instruments.append(watcher)
+    clock.advance(5)
+    source.assert_()
+    clock.advance(1)
+    assert guest.take() == [40]
+    source.assert_()
+    source.clear()
+    source.clear()
+    assert watcher.seen == [
+        ("assert", 40, "test 40", 5),
+        ("acknowledge", 40, "vCPU 0", 6),
+        ("end", 40, "vCPU 0", 6),
+        ("assert", 40, "test 40", 6),
+        ("clear", 40, "test 40", 6),
+    ]

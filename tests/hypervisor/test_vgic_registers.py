@@ -217,6 +217,17 @@ def test_a_source_with_a_fixed_mode_wins_over_the_trigger_register(guest: GicGue
     assert guest.read(ICFGR + 8) == 2 << 16
 
 
+def test_narrow_reads_of_registers_that_allow_them(guest: GicGuest) -> None:
+    assert guest.read(0x40, 2) == 0
+    assert guest.read(STATUSR) == RWOD
+    guest.write(STATUSR, RWOD)
+    assert guest.read(0x801, 1) == 0
+    assert guest.read(STATUSR) == 0
+    guest.write(0xF13, 0xFF, 1)
+    assert guest.read(0xF13, 1) == 0
+    assert guest.read(STATUSR) == RRD
+
+
 # -- redistributor -----------------------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ import pytest
 from gunyah.abi.errors import Error
 from gunyah.abi.objects import ObjectState
 from gunyah.hypervisor.errors import HypervisorError
+from gunyah.hypervisor.vcpu import Vcpu
 from gunyah.hypervisor.vdevice import VirtualDevice
 from gunyah.hypervisor.vgic_affinity import DEFAULT_MAPPING, NO_MATCH, MpidrMapping
 from gunyah.hypervisor.vic import Vic
@@ -318,5 +319,15 @@ def test_handlers_carry_their_arguments_to_the_object() -> None:
     HANDLERS["vic_configure"](None, None, vic, 3, 7, 0, 0)
     HANDLERS["vgic_set_mpidr_mapping"](None, None, vic, 0x3, 0, 0, 0, 0, 1)
     assert (vic.max_vcpus, vic.max_shared, vic.mpidr(2)) == (3, 7, 0x8100_0002)
+    vic.activate()
+    vcpu = Vcpu(None, None)
+    HANDLERS["vic_attach_vcpu"](None, None, vic, vcpu, 2)
+    assert (vcpu.vic, vcpu.vic_index) == (vic, 2)
+    with Refusal(Error.ARGUMENT_INVALID):
+        HANDLERS["vic_attach_vcpu"](None, None, vic, vcpu, 3)
+    vcpu.state = ObjectState.ACTIVE
+    with Refusal(Error.OBJECT_STATE):
+        HANDLERS["vic_attach_vcpu"](None, None, vic, vcpu, 1)
+    assert vcpu.vic_index == 2
     with Refusal(Error.CSPACE_WRONG_OBJECT_TYPE):
         HANDLERS["vic_bind_msi_source"](None, None, vic, 0x1234)

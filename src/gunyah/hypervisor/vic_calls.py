@@ -10,8 +10,8 @@ from gunyah.hypervisor.errors import HypervisorError
 from gunyah.hypervisor.vgic_affinity import MpidrMapping
 
 if TYPE_CHECKING:
-    from gunyah.hypervisor.hypercall import Handler
     from gunyah.hypervisor.hwirq import HwIrq
+    from gunyah.hypervisor.hypercall import Handler
     from gunyah.hypervisor.hypervisor import Hypervisor
     from gunyah.hypervisor.vcpu import Vcpu
     from gunyah.hypervisor.vic import Vic
