@@ -7,12 +7,15 @@ import pytest
 from gunyah.abi.errors import Error
 from gunyah.abi.objects import ObjectState
 from gunyah.hypervisor.errors import HypervisorError
+from gunyah.hypervisor.hwirq import HwIrq
+from gunyah.hypervisor.partition import create_partitions
 from gunyah.hypervisor.vcpu import Vcpu
 from gunyah.hypervisor.vdevice import VirtualDevice
 from gunyah.hypervisor.vgic_affinity import DEFAULT_MAPPING, NO_MATCH, MpidrMapping
 from gunyah.hypervisor.vic import Vic
 from gunyah.hypervisor.vic_calls import HANDLERS
 from gunyah.hypervisor.virq import VirqSource
+from gunyah.machine.memory import PhysicalMemory
 
 from .gic_guest import GicGuest, RecordingVcpu, Refusal
 
@@ -331,3 +334,23 @@ def test_handlers_carry_their_arguments_to_the_object() -> None:
     assert vcpu.vic_index == 2
     with Refusal(Error.CSPACE_WRONG_OBJECT_TYPE):
         HANDLERS["vic_bind_msi_source"](None, None, vic, 0x1234)
+
+
+# -- memory ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_vic_takes_heap_for_its_slots_and_forwarded_ppis_and_gives_all_back() -> None:
+    partition = create_partitions(PhysicalMemory([(0x4000_0000, 64 << 20)]), root_size=1 << 20)[1]
+    used = partition.heap.used
+    vic = Vic(partition)
+    vic.configure(8, 988, 0, 0)
+    configured = partition.charged(vic)
+    vic.activate()
+    assert partition.charged(vic) == configured + 8 * (988 + 8)
+    ppi = HwIrq(None, 17)
+    ppi.bind(vic, 20)
+    assert partition.charged(vic) > configured + 8 * (988 + 8)
+    ppi.unbind()
+    assert partition.charged(vic) == configured + 8 * (988 + 8)
+    vic.put()
+    assert partition.heap.used == used

@@ -32,6 +32,9 @@ _VCPU_PPIS = frozenset({PPI_PMU, PPI_VIRTUAL_TIMER, PPI_PHYSICAL_TIMER})
 _RESERVED = _VCPU_PPIS | {PPI_GIC_MAINTENANCE, PPI_HYPERVISOR_TIMER}
 _LAST_PHYSICAL = 255
 
+_FORWARDED_PPI_SIZE = 640
+"""Bytes of the VIC's partition that a forwarded PPI takes: a source for each core."""
+
 
 class ForwardedPpi:
     """A physical PPI forwarded to one virtual PPI number of each pinned vCPU of a VIC; holds a reference to the VIC."""
@@ -58,10 +61,12 @@ class ForwardedPpi:
             self.sources[core].assert_()
 
     def release(self) -> None:
-        """Unbind every core and let go of the VIC."""
+        """Unbind every core and let go of the VIC and of its memory."""
         for source in self.sources:
             source.unbind()
         self.vic.forwarded.remove(self)
+        if self.vic.partition is not None:
+            self.vic.partition.refund(self.vic, _FORWARDED_PPI_SIZE)
         self.vic.put()
 
 
@@ -93,7 +98,7 @@ class HwIrq(KernelObject):
 
         ARGUMENT_INVALID: a physical SPI needs a virtual SPI, a physical PPI a virtual PPI; an SPI outside the VIC's
         shared sources. SPI: VIRQ_BOUND, BUSY as ``Vic.bind_shared``. PPI: DENIED if bound, or if an active vCPU of
-        the VIC is not pinned; BUSY if the PPI is taken on one.
+        the VIC is not pinned; BUSY if the PPI is taken on one; NOMEM.
 
         Recorded: an SPI whose virtual route names no active vCPU answers ARGUMENT_INVALID, because the physical
         interrupt has no core to go to, and is bound nevertheless: a second attempt finds it bound. It delivers nothing
@@ -119,6 +124,8 @@ class HwIrq(KernelObject):
             raise HypervisorError(Error.ARGUMENT_INVALID, f"{self} is a PPI, {virq} is not")
         if self._forwarded is not None:
             raise HypervisorError(Error.DENIED, f"{self} is forwarded to {self._forwarded.vic} already")
+        if vic.partition is not None:
+            vic.partition.charge(vic, _FORWARDED_PPI_SIZE)
         forwarded = ForwardedPpi(self, vic, virq)
         vic.get()
         vic.forwarded.append(forwarded)

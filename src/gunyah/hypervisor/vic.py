@@ -47,12 +47,15 @@ __all__ = ["Vic"]
 
 Detach = Callable[[], None]
 
+_POINTER = 8
+"""Bytes of heap for each shared source and each vCPU slot, taken at activation (NOMEM)."""
+
 
 class Vic(KernelObject):
     """vic_t. ``distributor`` is the GICD frame, ``redistributor(i)`` the GICR frame of the active vCPU at index i."""
 
     type = ObjectType.VIC
-    heap_size = 8192
+    heap_size = 4608
 
     def __init__(self, partition: Partition | None, hv: Hypervisor | None = None) -> None:
         super().__init__(partition)
@@ -98,6 +101,10 @@ class Vic(KernelObject):
     def mpidr(self, index: int) -> int:
         """MPIDR_EL1 of the vCPU at ``index`` (uint64_t)."""
         return self.delivery.mapping.mpidr(index)
+
+    def _activate(self) -> None:
+        if self.partition is not None:
+            self.partition.charge(self, _POINTER * (self.max_shared + self.max_vcpus))
 
     def _deactivate(self) -> None:
         for irq in self.delivery.known_spis():
