@@ -20,6 +20,10 @@ __all__ = ["CallReplay"]
 ROOT_SPIS = range(32, 96)
 """What the root VM's interrupt controller has (boot.md 3 step 6)."""
 
+ENTROPY_CALLS = 4
+ENTROPY_WINDOW = 0.034
+"""Calls that a vCPU may make within so many seconds (hypercalls.md 3.16)."""
+
 RESULTS = re.compile(r"guest results \[([^\]]*)\]: \[([^\]]*)\]")
 HARDWARE = re.compile(r"valid hwirq numbers: \[([^\]]*)\]")
 
@@ -29,13 +33,15 @@ Register = Callable[[str, Program], int]
 class CallReplay:
     """``verdicts`` grows by one with each step; the last one is the step that is under way."""
 
-    def __init__(self, scenario: Scenario, register: Register) -> None:
+    def __init__(self, scenario: Scenario, register: Register, pause: Callable[[float], None]) -> None:
         self._steps: Sequence[CallStep] = [step for step in scenario.steps if isinstance(step, CallStep)]
         self._scenario = scenario
         self._register = register
+        self._pause = pause
         self._memory = MemoryMap()
         self._bindings = Bindings()
         self._log = GuestLog()
+        self._entropy_calls = 0
         self.verdicts: list[Verdict] = []
         self.capabilities = CapabilityNames({})
 
@@ -77,12 +83,25 @@ class CallReplay:
                 return
         if step.call == "vcpu_poweron" and step.err == "OK":
             self._place_guest(monitor, index, step)
+        self._keep_pace(step)
         got = monitor.execute(step.insn, inputs)
         judge(verdict, step, inputs, got, self.capabilities)
         if got[0] == 0:
             self.capabilities.note(step)
             self._memory.note(step)
             self._note_binding(step)
+
+        # The recorder took its orders over a serial line: between two steps everybody else had time to run.
+        monitor.hypercall(BY_NAME["scheduler_yield"].number)
+
+    def _keep_pace(self, step: CallStep) -> None:
+        """Entropy is rationed by time, which a recording does not hold: wait where the recorder must have waited."""
+        if step.call != "prng_get_entropy":
+            return
+        if step.err != "BUSY" and self._entropy_calls >= ENTROPY_CALLS:
+            self._pause(ENTROPY_WINDOW)
+            self._entropy_calls = 0
+        self._entropy_calls += 1
 
     def _note_binding(self, step: CallStep) -> None:
         call = BY_NAME.get(step.call)

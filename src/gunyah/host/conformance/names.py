@@ -15,7 +15,7 @@ __all__ = ["call_of", "error_word", "name_of_function", "reference_word", "resul
 
 
 def call_of(insn: Instruction, x0: int) -> Hypercall | None:
-    """The hypercall behind an instruction with ``x0`` (uint64_t), None when it is another function or no call at all."""
+    """The hypercall behind an instruction with ``x0`` (uint64_t), None for other functions and undefined numbers."""
     if insn.name == "hvc" and HVC_BASE <= insn.immediate <= HVC_BASE + CALL_NUMBER_MAX:
         call = HYPERCALLS[insn.immediate - HVC_BASE]
         return None if call.status is Status.RESERVED else call
@@ -54,7 +54,7 @@ def error_word(value: int) -> str:
 
 
 def reference_word(value: int) -> str:
-    """``err`` as recordings write it: a name where 0..2^31 has one, all ones of 64 bits UNIMPLEMENTED, else the number."""
+    """``err`` as recordings write it: an error's name, UNIMPLEMENTED for all ones of 64 bits, else the number."""
     if value == U64:
         return Error.UNIMPLEMENTED.name
     return Error(value).name if value in Error._value2member_map_ else f"{value:#x}"

@@ -36,7 +36,7 @@ DEFAULT_LIMIT = 16
 
 @dataclass
 class Bindings:
-    """Interrupts that the steps so far bound, by what they belong to: what ``pend`` and ``ICFGR`` in a note speak of."""
+    """Interrupts bound so far, by what they belong to: ``pend`` and ``ICFGR`` in a note speak of these."""
 
     virqs: dict[str, int] = field(default_factory=dict)
 

@@ -8,7 +8,7 @@ from gunyah.abi.types import U64
 from gunyah.guest import dts, fdt
 from gunyah.guest.cpu import Cpu
 from gunyah.host.conformance.calls import CallReplay
-from gunyah.host.conformance.monitor import Monitor, PrimaryEnvironment, RootEnvironment
+from gunyah.host.conformance.monitor import Monitor, PrimaryEnvironment
 from gunyah.host.conformance.readings import judge_environment, judge_machine
 from gunyah.host.conformance.requests import RmReplay
 from gunyah.host.conformance.stage import Stage
@@ -71,13 +71,13 @@ def _account(scenario: Scenario, verdicts: list[Verdict], why: str) -> None:
     trouble = Trouble.NOT_REACHED if verdicts else Trouble.BOOT
     if verdicts:
         verdicts[-1].fail(Trouble.STOPPED, "an answer", "none", why)
-    for step in scenario.steps[len(verdicts) :]:
-        verdicts.append(Verdict(scenario.file, step).fail(trouble, "a run up to here", "", why))
+    lost = scenario.steps[len(verdicts) :]
+    verdicts += [Verdict(scenario.file, step).fail(trouble, "a run up to here", "", why) for step in lost]
 
 
 def _perform(scenario: Scenario, stage: Stage) -> Perform:
     def calls(monitor: Monitor, x0: int, verdicts: list[Verdict]) -> None:
-        replay = CallReplay(scenario, stage.register)
+        replay = CallReplay(scenario, stage.register, stage.pause)
         replay.verdicts = verdicts
         if scenario.role == "root":
             root = monitor.root_environment(x0)

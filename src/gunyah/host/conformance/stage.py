@@ -38,7 +38,8 @@ class Stage:
 
     def __init__(self, seed: int = SEED) -> None:
         self.memory = PhysicalMemory([(board.RAM.base, board.RAM.size)])
-        self.hypervisor = Hypervisor(self.memory, VirtualClock(), seed=seed)
+        self.clock = VirtualClock()
+        self.hypervisor = Hypervisor(self.memory, self.clock, seed=seed)
 
     def register(self, name: str, function: Program) -> int:
         """Make ``function`` a program that an image can name; returns its number."""
@@ -58,6 +59,10 @@ class Stage:
         self.memory.write(board.HLOS_DEVICE_TREE, tree.pack())
         image = pyimage.pack(self.register("Resource Manager", ResourceManager().program))
         start_root_vm(self.hypervisor, image, extra={"profile": "2023", "console_loopback": False})
+
+    def pause(self, seconds: float) -> None:
+        """Let time pass for the monitor that is running."""
+        self.clock.advance(int(seconds * board.COUNTER_FREQUENCY))
 
     def run(self, done: Callable[[], bool]) -> bool:
         """Run until ``done()``; False when the machine stopped, stands still or runs out of patience before."""

@@ -76,7 +76,7 @@ class CallStep:
 
 @dataclass(frozen=True)
 class RmStep:
-    """A request of the primary VM with its reply payload (None: the reference's RM never answered), or a notification."""
+    """A request with its reply payload (None: the reference's RM never answered), or a notification."""
 
     ctx: str
     number: int
