@@ -1,19 +1,21 @@
-"""What a running system answers on its control socket: ps, ledger, consoles, sysfs-cat, sysfs-tree, trace.
+"""What a running system answers on its control socket.
 
-Commands look at the machine between slices; none of them goes around a guest's own interfaces to change it.
+ps, ledger, consoles, sysfs-cat, sysfs-tree and sysfs-entry answer at once; trace sends events; wait never answers, so
+that a client learns of the system's end. Commands look at the machine between slices; none of them goes around a
+guest's own interfaces to change it.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from gunyah.host.control import Answer, Command, Request
 from gunyah.host.errors import HostError
 from gunyah.host.loop import HostLoop
-from gunyah.host.sysfs_view import sysfs_cat, sysfs_tree
+from gunyah.host.sysfs_view import sysfs_cat, sysfs_entry, sysfs_tree
 from gunyah.host.trace import Trace, open_trace
 from gunyah.host.trace_json import JsonTrace
 from gunyah.host.trace_text import TextTrace
@@ -27,9 +29,17 @@ __all__ = ["Console", "SystemService"]
 class Console(Protocol):
     """A terminal port that users can open."""
 
-    vmid: int
-    vm: str
-    port: str
+    @property
+    def vmid(self) -> int:
+        """VMID of the VM that has it."""
+
+    @property
+    def vm(self) -> str:
+        """Name of that VM."""
+
+    @property
+    def port(self) -> str:
+        """Name in the run directory."""
 
     @property
     def path(self) -> Path | None:
@@ -58,7 +68,7 @@ class SystemService:
         loop: HostLoop,
         hypervisor: Hypervisor,
         sysfs: Callable[[], SysFs | None],
-        consoles: Callable[[], list[Console]],
+        consoles: Callable[[], Sequence[Console]],
     ) -> None:
         self._loop = loop
         self._hypervisor = hypervisor
@@ -70,7 +80,9 @@ class SystemService:
             "consoles": self._list_consoles,
             "sysfs-cat": lambda request: sysfs_cat(self._primary_sysfs(), request.text("path")),
             "sysfs-tree": lambda request: sysfs_tree(self._primary_sysfs(), request.text("path")),
+            "sysfs-entry": lambda request: sysfs_entry(self._primary_sysfs(), request.text("path")),
             "trace": self._trace,
+            "wait": lambda request: Answer(),
         }
 
     def _primary_sysfs(self) -> SysFs:

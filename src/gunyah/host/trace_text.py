@@ -1,4 +1,4 @@
-"""The human log of ``--trace``: one line per event, time first, then who, then what.
+"""The human log of ``--trace``: one line per event: time since the log's first event, who, what.
 
     0.000 341 216  primary VM vcpu0       msgqueue_send(msgqueue=0x5f…, size=12, …) -> OK, not_full=True
 """
@@ -19,6 +19,7 @@ _NAME_WIDTH = 22
 
 
 def _time(ticks: int) -> str:
+    """Seconds, then milli-, micro- and nanoseconds in groups."""
     seconds, ns = divmod(ticks * NS_PER_TICK, 1_000_000_000)
     us, ns = divmod(ns, 1000)
     return f"{seconds:>5}.{us // 1000:03d} {us % 1000:03d} {ns:03d}"
@@ -51,9 +52,12 @@ class TextTrace(Instrument):
         self._quiet = quiet
         self._owns_stream = owns_stream
         self._rpc = RpcReader()
+        self._start = -1
 
     def _line(self, ticks: int, who: str, what: str) -> None:
-        self._stream.write(f"{_time(ticks)}  {who:<{_NAME_WIDTH}} {what}\n")
+        if self._start < 0:
+            self._start = ticks
+        self._stream.write(f"{_time(ticks - self._start)}  {who:<{_NAME_WIDTH}} {what}\n")
 
     def hypercall_exit(
         self, vcpu: NamedVcpu, call: NamedCall, args: Sequence[int], results: Sequence[int], ticks: int
