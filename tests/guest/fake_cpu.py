@@ -14,9 +14,9 @@ RAM_BASE, RAM_SIZE = 0x4000_0000, 0x10_0000
 class FakeCpu:
     """Time stands still except in wfi, which jumps to the timer's deadline. ``on_hvc`` plays the hypervisor."""
 
-    def __init__(self) -> None:
+    def __init__(self, ram_size: int = RAM_SIZE) -> None:
         self.x: list[int] = [0] * 31
-        self.ram = bytearray(RAM_SIZE)
+        self.ram = bytearray(ram_size)
         self.registers: dict[str, int] = {"MPIDR_EL1": 0x8000_0000, "CNTV_CTL_EL0": 0, "CNTV_CVAL_EL0": 0}
         self.stores: list[tuple[int, int, int]] = []
         self.frames: dict[int, int] = {}
@@ -69,13 +69,17 @@ class FakeCpu:
     def wfi(self) -> None:
         self.wfis += 1
         if self._next() == 1023:
-            if self.on_idle:
-                self.on_idle.pop(0)()
-            elif self.registers["CNTV_CTL_EL0"] & 1:
-                self.now = max(self.now, self.registers["CNTV_CVAL_EL0"])
-            else:
-                raise AssertionError("the vCPU sleeps for ever")
+            self.idle()
         self.take()
+
+    def idle(self) -> None:
+        """Nothing is pending: play what the test has prepared, else jump to the timer."""
+        if self.on_idle:
+            self.on_idle.pop(0)()
+        elif self.registers["CNTV_CTL_EL0"] & 1:
+            self.now = max(self.now, self.registers["CNTV_CVAL_EL0"])
+        else:
+            raise AssertionError("the vCPU sleeps for ever")
 
     def nudge(self) -> None:
         self.on_idle.append(lambda: None)
@@ -133,7 +137,7 @@ class FakeCpu:
 
     def _span(self, address: int, size: int) -> int:
         offset = address - RAM_BASE
-        if offset < 0 or offset + size > RAM_SIZE:
+        if offset < 0 or offset + size > len(self.ram):
             raise GuestAbort(0x9600_0010, address, f"{size} bytes at {address:#x} are not RAM")
         return offset
 

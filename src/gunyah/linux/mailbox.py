@@ -101,6 +101,8 @@ class MboxChan:
     txdone_method: TxDone = TxDone.ACK
     tx_complete: Completion | None = None
     status: int = 0
+    refusal: OSError | None = None
+    """Why the controller refused the last message, in its own words."""
 
 
 class Mailbox:
@@ -219,6 +221,7 @@ class Mailbox:
             )
             raise error(errno.ENOBUFS, f"mailbox {chan.mbox.dev.name}: {MBOX_TX_QUEUE_LEN} messages wait already")
         complete = chan.tx_complete
+        chan.refusal = None
         if client.tx_block and complete is not None:
             complete.count = 0
         chan.queue.append(message)
@@ -230,7 +233,7 @@ class Mailbox:
             self._give_up(chan, message)
             raise error(errno.ETIME, f"mailbox {chan.mbox.dev.name}: not out after {timeout / 1e9:g} s")
         if chan.status:
-            raise error(-chan.status, f"mailbox {chan.mbox.dev.name}: the message could not be sent")
+            raise chan.refusal or error(-chan.status, f"mailbox {chan.mbox.dev.name}: the message could not be sent")
 
     def _give_up(self, chan: MboxChan, message: Any) -> None:
         """A time-out: the message must not be sent later, when nobody waits for its outcome."""
@@ -263,6 +266,7 @@ class Mailbox:
         finally:
             cpu.irq_masked = masked
         if failure is not None:
+            chan.refusal = failure
             self._tick(chan, -(failure.errno or errno.EIO))
             return
         if not masked:
