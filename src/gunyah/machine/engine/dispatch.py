@@ -39,9 +39,21 @@ _SINGLE_ACCESS: Final = 0x0100_00BC
 _SINGLE_ACCESS_TRANSLATION: Final = 0x0100_0004
 """...as a device access has them: valid syndrome, not a table walk, translation fault."""
 
-_SIZES: Final = (1, 2, 4, 8)
-_MASKS: Final = (0xFF, 0xFFFF, 0xFFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF)
-_SIGNS: Final = (1 << 7, 1 << 15, 1 << 31, 1 << 63)
+_Plan = tuple[bool, int, int, int, int, int]
+"""What a device access's syndrome asks for: write, bytes, the register's word (-1: zero register), mask of the value,
+its sign bit if that is extended (else 0), and what the extension sets."""
+
+
+def _plan(esr: int, first_register: int) -> _Plan | None:
+    """Read a data abort's syndrome once for all its occurrences; None if it is no device access."""
+    if esr & _SINGLE_ACCESS != _SINGLE_ACCESS_TRANSLATION:
+        return None
+    size = 1 << (esr >> 22 & 3)
+    mask = (1 << 8 * size) - 1
+    register = esr >> 16 & 31
+    fill = (0xFFFF_FFFF_FFFF_FFFF if esr & 1 << 15 else 0xFFFF_FFFF) & ~mask
+    sign = mask + 1 >> 1 if esr & 1 << 21 else 0
+    return bool(esr & 0x40), size, first_register + register if register != 31 else -1, mask, sign, fill
 
 
 class Plain:
@@ -81,43 +93,18 @@ def exit_function(core: Core, exits: ExitHandler, plain: Plain) -> Callable[[int
     pc_at = offsets.env_pc // 8
     far_at = offsets.env_vaddress // 8
     hpfar_at = registers.slot("HPFAR_EL2")
-    halves = memoryview(words).cast("B").cast("I")
-    aarch64_at = offsets.env_aarch64 // 4
-    x_at = offsets.env_xregs // 8
+    first_register = offsets.env_xregs // 8
     known = plain.known
     maintenance = memoryview(plain.maintenance).cast("B").cast("Q")
     seen = 0
+    plans: dict[int, _Plan | None] = {}
 
-    def data_abort(esr: int) -> Any:
-        nonlocal seen
-        far = view[far_at]
-        ipa = view[hpfar_at] << 8 | far & 0xFFF
-        if esr & _SINGLE_ACCESS != _SINGLE_ACCESS_TRANSLATION:
-            return exits.data_abort(esr, far, ipa)
-        pc = view[pc_at]
-        writeback = None
-        if pc not in known or seen != maintenance[0]:
-            writeback = plain.look(pc)
-            seen = maintenance[0]
-        size = esr >> 22 & 3
-        rt = esr >> 16 & 31
-        if esr & 0x40:
-            value = view[x_at + rt] & _MASKS[size] if rt != 31 else 0
-            if not exits.mmio_write(ipa, _SIZES[size], value):
-                return exits.data_abort(esr, far, ipa)
-        else:
-            answer = exits.mmio_read(ipa, _SIZES[size])
-            if answer is None:
-                return exits.data_abort(esr, far, ipa)
-            if rt != 31:
-                answer &= _MASKS[size]
-                if esr & 0x20_0000 and answer & _SIGNS[size]:
-                    answer |= ~_MASKS[size] & (0xFFFF_FFFF_FFFF_FFFF if esr & 0x8000 else 0xFFFF_FFFF)
-                view[x_at + rt] = answer
-        if writeback is not None:
-            writeback.write_back(registers)
-        words[pc_at] = pc + 4
-        return True
+    def aarch32_data_abort(esr: int) -> bool:
+        # Registers are kept elsewhere in this state, and instructions are not A64.
+        core.library.sync_32_to_64(registers.address)
+        go_on = exits.data_abort(esr & ~_SINGLE_ACCESS_TRANSLATION, view[far_at], core.faulting_ipa)
+        core.library.sync_64_to_32(registers.address)
+        return go_on
 
     def rare(kind: int, syndrome: int) -> bool:
         if kind == EC.SMC64:
@@ -140,23 +127,57 @@ def exit_function(core: Core, exits: ExitHandler, plain: Plain) -> Callable[[int
         return exits.other(syndrome)
 
     def exit_to_el2(syndrome: int) -> None:
+        nonlocal seen
         try:
             kind = syndrome >> 26
             if kind == 0x16:
-                go_on = exits.hvc(syndrome & 0xFFFF)
-            elif kind == 0x24:
-                if not halves[aarch64_at]:
-                    core.library.sync_32_to_64(registers.address)
-                    go_on = exits.data_abort(syndrome & ~0x0100_0000, view[far_at], core.faulting_ipa)
-                    core.library.sync_64_to_32(registers.address)
-                else:
-                    go_on = data_abort(syndrome)
-            elif kind == 0x18:
-                go_on = exits.sysreg(syndrome & 0x1FF_FFFF)
+                if not exits.hvc(syndrome & 0xFFFF):
+                    core.leave()
+                return
+            if kind != 0x24:
+                go_on = exits.sysreg(syndrome & 0x1FF_FFFF) if kind == 0x18 else rare(kind, syndrome)
+                if not go_on:
+                    core.leave()
+                return
+            pc = view[pc_at]
+            writeback = None
+            if pc not in known or seen != maintenance[0]:
+                if not registers.aarch64:
+                    if not aarch32_data_abort(syndrome):
+                        core.leave()
+                    return
+                writeback = plain.look(pc)
+                seen = maintenance[0]
+            far = view[far_at]
+            ipa = view[hpfar_at] << 8 | far & 0xFFF
+            try:
+                plan = plans[syndrome]
+            except KeyError:
+                plan = plans[syndrome] = _plan(syndrome, first_register)
+            if plan is None:
+                if not exits.data_abort(syndrome, far, ipa):
+                    core.leave()
+                return
+            is_write, size, register, mask, sign, fill = plan
+            if is_write:
+                if not exits.mmio_write(ipa, size, view[register] & mask if register >= 0 else 0):
+                    if not exits.data_abort(syndrome, far, ipa):
+                        core.leave()
+                    return
             else:
-                go_on = rare(kind, syndrome)
-            if not go_on:
-                core.leave()
+                answer = exits.mmio_read(ipa, size)
+                if answer is None:
+                    if not exits.data_abort(syndrome, far, ipa):
+                        core.leave()
+                    return
+                if register >= 0:
+                    answer &= mask
+                    if answer & sign:
+                        answer |= fill
+                    view[register] = answer
+            if writeback is not None:
+                writeback.write_back(registers)
+            words[pc_at] = pc + 4
         except BaseException as error:
             core.fail(error)
 
