@@ -37,7 +37,7 @@ def _in_root(work: Callable[[Cpu, int], float]) -> float:
             cpu.wfi()
 
     stage = Stage()
-    stage.start_root(program)
+    stage.start_root(stage.image_of(program))
     _until(stage, lambda: bool(seconds))
     return seconds[0]
 
@@ -89,7 +89,7 @@ def rm_rpc() -> tuple[float, float]:
             cpu.wfi()
 
     stage = Stage()
-    stage.start_primary(program)
+    stage.start_primary(stage.image_of(program))
     _until(stage, lambda: bool(seconds))
     return REQUESTS, seconds[0]
 

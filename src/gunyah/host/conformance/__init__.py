@@ -19,10 +19,13 @@ REPORT_WIDTH = 160
 """Columns of the report where there is no terminal."""
 
 
-def main(files: Sequence[str | Path], json: bool = False, record: str | Path | None = None) -> int:
+def main(
+    files: Sequence[str | Path], json: bool = False, record: str | Path | None = None, driver: str = "python"
+) -> int:
     """Replay ``files``; prints a report, or one JSON object. Exit status: 0 when nothing failed, else 1.
 
-    ``record`` names a file for what was answered here, in the format of the recordings.
+    ``driver`` is what the monitor is: "python" or "native" code. ``record`` names a file for what was answered here, in
+    the format of the recordings.
     """
     from gunyah.host.conformance import deviations, recorder, report, vectors
 
@@ -34,7 +37,7 @@ def main(files: Sequence[str | Path], json: bool = False, record: str | Path | N
         # After the files: a bad one is refused at once, without the whole system being loaded.
         from gunyah.host.conformance.runner import run_scenarios
 
-        verdicts = run_scenarios([scenario for file in loaded for scenario in file.scenarios])
+        verdicts = run_scenarios([scenario for file in loaded for scenario in file.scenarios], driver)
         deviations.apply(rules, verdicts)
         if record is not None:
             recorder.record(Path(record), verdicts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from gunyah.abi.types import U64
+from gunyah.abi.types import U64, VMID_HLOS, VMID_RM
 from gunyah.guest import dts, fdt
 from gunyah.guest.cpu import Cpu
 from gunyah.host.conformance.calls import CallReplay
@@ -14,6 +14,7 @@ from gunyah.host.conformance.requests import RmReplay
 from gunyah.host.conformance.stage import Stage
 from gunyah.host.conformance.vectors import Scenario
 from gunyah.host.conformance.verdict import Trouble, Verdict
+from gunyah.machine import board
 
 __all__ = ["run_scenario", "run_scenarios"]
 
@@ -22,48 +23,70 @@ SCRATCH = 0x4200_0000
 """IPA of a buffer in the primary VM's memory that nothing else uses."""
 
 Perform = Callable[[Monitor, int, list[Verdict]], None]
+Work = Callable[[Monitor, int], None]
+Start = Callable[[bytes], None]
 
 
 def run_scenarios(
-    scenarios: Sequence[Scenario], progress: Callable[[Scenario], None] = lambda _: None
+    scenarios: Sequence[Scenario], driver: str = "python", progress: Callable[[Scenario], None] = lambda _: None
 ) -> list[Verdict]:
-    """Verdicts of all steps, in order."""
+    """Verdicts of all steps, in order; ``driver`` is what the monitor is: "python" or "native"."""
     verdicts: list[Verdict] = []
     for scenario in scenarios:
         progress(scenario)
-        verdicts += run_scenario(scenario)
+        verdicts += run_scenario(scenario, driver)
     return verdicts
 
 
-def run_scenario(scenario: Scenario) -> list[Verdict]:
+def run_scenario(scenario: Scenario, driver: str = "python") -> list[Verdict]:
     """Boot, replay, and account for every step, also when the machine ends before them."""
     verdicts: list[Verdict] = []
-    finished = False
     stage = Stage()
     perform = _perform(scenario, stage)
+    try:
+        if scenario.role == "svm":
+            raise ValueError("no recording of a secondary VM's own view can be replayed yet")
+        start = stage.start_root if scenario.role == "root" else stage.start_primary
+        run = _run_python if driver == "python" else _run_native
+        why = run(stage, start, scenario, lambda monitor, x0: perform(monitor, x0, verdicts))
+    except Exception as error:
+        # The machine under test broke, not the step: everything it did not reach fails with its sentence.
+        why = f"{type(error).__name__}: {error}"
+    finally:
+        stage.close()
+    if why:
+        _account(scenario, verdicts, why)
+    return verdicts
 
-    def monitor_program(cpu: Cpu, x0: int) -> None:
+
+def _run_python(stage: Stage, start: Start, scenario: Scenario, work: Work) -> str:
+    """The monitor is a Python VM and does the work from inside; returns why it did not finish, or nothing."""
+    finished = False
+
+    def program(cpu: Cpu, x0: int) -> None:
         nonlocal finished
-        perform(Monitor(cpu), x0, verdicts)
+        work(Monitor(cpu), x0)
         finished = True
         while True:
             cpu.wfi()
 
+    start(stage.image_of(program))
+    return "" if stage.run(lambda: finished) else stage.why_it_ended()
+
+
+def _run_native(stage: Stage, start: Start, scenario: Scenario, work: Work) -> str:
+    """The monitor is AArch64 code and takes its orders one by one."""
+    from gunyah.host.conformance.native import IMAGE, NativeMonitorCpu, StageEnded
+
+    start(IMAGE)
+    root = scenario.role == "root"
+    base = board.ROOT_VM.base if root else board.HLOS_ENTRY
+    cpu = NativeMonitorCpu(stage, lambda: stage.boot_vcpu(VMID_RM if root else VMID_HLOS), base)
     try:
-        if scenario.role == "svm":
-            raise ValueError("no recording of a secondary VM's own view can be replayed yet")
-        (stage.start_root if scenario.role == "root" else stage.start_primary)(monitor_program)
-        complete = stage.run(lambda: finished)
-        why = "" if complete else stage.why_it_ended()
-    except Exception as error:
-        # The machine under test broke, not the step: everything it did not reach fails with its sentence.
-        why = f"{type(error).__name__}: {error}"
-        complete = False
-    finally:
-        stage.close()
-    if not complete:
-        _account(scenario, verdicts, why)
-    return verdicts
+        work(Monitor(cpu), cpu.boot())
+    except StageEnded as end:
+        return str(end)
+    return ""
 
 
 def _account(scenario: Scenario, verdicts: list[Verdict], why: str) -> None:

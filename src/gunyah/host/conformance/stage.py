@@ -11,8 +11,9 @@ from collections.abc import Callable
 from gunyah.abi import pyimage
 from gunyah.guest.cpu import GuestAbort, GuestUndefined, Program
 from gunyah.hypervisor import python_executor
-from gunyah.hypervisor.boot import start_root_vm
+from gunyah.hypervisor.boot import RootVm, start_root_vm
 from gunyah.hypervisor.hypervisor import Hypervisor
+from gunyah.hypervisor.vcpu import Vcpu
 from gunyah.machine import board
 from gunyah.machine.clock import VirtualClock
 from gunyah.machine.memory import PhysicalMemory
@@ -40,25 +41,30 @@ class Stage:
         self.memory = PhysicalMemory([(board.RAM.base, board.RAM.size)])
         self.clock = VirtualClock()
         self.hypervisor = Hypervisor(self.memory, self.clock, seed=seed)
+        self.root: RootVm | None = None
 
     def register(self, name: str, function: Program) -> int:
         """Make ``function`` a program that an image can name; returns its number."""
         return self.hypervisor.register_program(python_executor.Program(name, function, _abort, _undefined))
 
-    def start_root(self, program: Program) -> None:
-        """Boot with ``program`` as the root VM."""
-        start_root_vm(self.hypervisor, pyimage.pack(self.register("monitor", program)))
+    def image_of(self, program: Program) -> bytes:
+        """An image that runs ``program`` as a Python VM."""
+        return pyimage.pack(self.register("monitor", program))
 
-    def start_primary(self, program: Program) -> None:
-        """Boot RM, which starts ``program`` as the primary VM."""
+    def start_root(self, image: bytes) -> None:
+        """Boot with ``image`` (at most a page) as the root VM."""
+        self.root = start_root_vm(self.hypervisor, image)
+
+    def start_primary(self, image: bytes) -> None:
+        """Boot RM, which starts ``image`` as the primary VM."""
         # Here, because a recording of the root VM needs no Resource Manager.
         from gunyah.rm.manager import ResourceManager
 
-        self.memory.write(board.HLOS_ENTRY, pyimage.pack(self.register("monitor", program)))
+        self.memory.write(board.HLOS_ENTRY, image)
         tree = board_tree(memory=[(board.HLOS.base, board.HLOS.size)], cores=board.MAX_CORES)
         self.memory.write(board.HLOS_DEVICE_TREE, tree.pack())
-        image = pyimage.pack(self.register("Resource Manager", ResourceManager().program))
-        start_root_vm(self.hypervisor, image, extra={"profile": "2023", "console_loopback": False})
+        manager = pyimage.pack(self.register("Resource Manager", ResourceManager().program))
+        self.root = start_root_vm(self.hypervisor, manager, extra={"profile": "2023", "console_loopback": False})
 
     def pause(self, seconds: float) -> None:
         """Let time pass for the monitor that is running."""
@@ -67,6 +73,11 @@ class Stage:
     def run(self, done: Callable[[], bool]) -> bool:
         """Run until ``done()``; False when the machine stopped, stands still or runs out of patience before."""
         return self.hypervisor.run(done, deadline=self.hypervisor.clock.ticks() + PATIENCE)
+
+    def boot_vcpu(self, vmid: int) -> Vcpu | None:
+        """The first vCPU of the VM with that VMID, None while there is none."""
+        found = [v for v in self.hypervisor.vcpus.values() if v.vmid == vmid and v.vic_index == 0]
+        return found[0] if found else None
 
     def why_it_ended(self) -> str:
         """A sentence about a machine that did not get to the end of its scenario."""
