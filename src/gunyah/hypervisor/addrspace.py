@@ -364,12 +364,14 @@ class Addrspace(KernelObject):
         attached = AttachedDevice(base, size, device)
         insort(self._devices, attached, key=lambda frame: frame.base)
         self.get()
+        self._changed(base, size)
         return attached
 
     def detach_vdevice(self, attached: AttachedDevice) -> None:
         """Take a frame away again, and its reference."""
         if attached in self._devices:
             self._devices.remove(attached)
+            self._changed(attached.base, attached.size)
             self.put()
 
     @property

@@ -26,7 +26,7 @@ from gunyah.machine.clock import VirtualClock
 if TYPE_CHECKING:
     from gunyah.hypervisor.instruments import Instrument, NamedCall
     from gunyah.hypervisor.msgqueue import MsgQueue
-    from gunyah.hypervisor.native_executor import NativeCpu
+    from gunyah.hypervisor.native_cpu import NativeCpu
     from gunyah.hypervisor.objects import KernelObject
     from gunyah.hypervisor.vcpu import Executor, Vcpu
     from gunyah.machine.clock import Clock

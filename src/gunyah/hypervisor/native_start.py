@@ -16,7 +16,8 @@ __all__ = ["native_executor"]
 
 def native_executor(hv: Hypervisor, vcpu: Vcpu) -> Executor:
     """An executor for AArch64 code; FAILURE with one sentence where the host cannot run the engine."""
-    from gunyah.hypervisor.native_executor import NativeCpu, NativeExecutor
+    from gunyah.hypervisor.native_cpu import NativeCpu
+    from gunyah.hypervisor.native_executor import NativeExecutor
     from gunyah.machine.engine import EngineUnavailable
 
     if hv.native_cpu is None:
@@ -25,4 +26,10 @@ def native_executor(hv: Hypervisor, vcpu: Vcpu) -> Executor:
         except EngineUnavailable as unavailable:
             hv.report(vcpu, f"{vcpu} is native code and cannot run: {unavailable}")
             raise HypervisorError(Error.FAILURE, str(unavailable)) from None
+    before = vcpu.executor
+    if isinstance(before, NativeExecutor):
+        # Powered on again: registers that a reset does not touch keep their values (objects.md 5.2).
+        return before
+    if before is not None:
+        before.kill()
     return NativeExecutor(hv, vcpu, hv.native_cpu)

@@ -1,0 +1,245 @@
+"""The CPU engine of one hypervisor: its exits become hypercalls, traps, device accesses and aborts.
+
+One engine serves all native vCPUs, one at a time. The callbacks run deep inside the engine's C code, so nothing here
+blocks: what has to stop the guest sets a block reason or ``attention`` and the engine comes back (engine.md 5,
+objects.md 4.1 and 5.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from gunyah.hypervisor import id_registers
+from gunyah.hypervisor.emulation import DevicePage, ExternalAbort, VmmioExit, device_page, fault_access
+from gunyah.hypervisor.vcpu import Block
+from gunyah.hypervisor.vdevice import DeviceAbort
+from gunyah.hypervisor.vgic_cpu_interface import READABLE, WRITABLE
+from gunyah.hypervisor.vgic_cpu_interface import REGISTERS as ICC_REGISTERS
+from gunyah.machine.engine import Core, Encoding, ExitHandler
+from gunyah.machine.engine.decode import (
+    FSC_PERMISSION,
+    ISV,
+    WNR,
+    SysregAccess,
+    decode_instruction,
+    fault_kind,
+    store_value,
+)
+
+if TYPE_CHECKING:
+    from gunyah.hypervisor.hypervisor import Hypervisor
+    from gunyah.hypervisor.native_executor import NativeExecutor
+    from gunyah.hypervisor.vcpu import Vcpu
+
+__all__ = ["NativeCpu"]
+
+_WFI = int(Block.WFI)
+
+
+class NativeCpu:
+    """The engine, the vCPU that is on it, and the callbacks it makes."""
+
+    __slots__ = ("_hv", "_pages", "_smc_dispatch", "core", "current", "vcpu")
+
+    def __init__(self, hv: Hypervisor) -> None:
+        """Load the engine; raises ``gunyah.machine.engine.EngineUnavailable`` where the host cannot run it."""
+        self._hv = hv
+        exits = ExitHandler()
+        self.core = Core(hv.memory, 0, exits, clock=hv.clock)
+        self.current: NativeExecutor | None = None
+        self.vcpu: Vcpu | None = None
+        # Devices by IPA page, for the vCPU that is on the engine.
+        self._pages: dict[int, DevicePage] = {}
+        self._smc_dispatch = hv.dispatcher.smc
+        exits.hvc = self._hvc_handler()
+        exits.smc = self._smc
+        exits.wfi = self._wfi
+        exits.mmio_read = self._mmio_read
+        exits.mmio_write = self._mmio_write
+        exits.data_abort = self._data_abort
+        exits.instruction_abort = self._instruction_abort
+        exits.sysreg = self._sysreg
+        exits.other = self._other
+        exits.debug = self._other
+        exits.timer = self._timer
+        for name, encoding in ICC_REGISTERS.items():
+            self._define_icc(name, Encoding(*encoding))
+
+    # -- world switch --------------------------------------------------------------------------------------------------
+
+    def switch_to(self, executor: NativeExecutor) -> None:
+        """Put a vCPU's context on the engine, and take off the one before it."""
+        previous = self.current
+        self.core.load(executor.context)
+        if previous is not None:
+            previous.taken_off()
+        self.current = executor
+        self.vcpu = executor.vcpu
+        self._pages = executor.pages
+
+    def take_off(self, executor: NativeExecutor) -> None:
+        """Forget a vCPU that goes away."""
+        if self.current is executor:
+            self.core.save()
+            executor.taken_off()
+            self.current = self.vcpu = None
+            self._pages = {}
+
+    # -- the GIC's CPU interface ---------------------------------------------------------------------------------------
+
+    def _define_icc(self, name: str, encoding: Encoding) -> None:
+        # An interrupt for this vCPU is taken by the engine itself; what concerns others goes through ``interrupt``.
+        def read() -> int:
+            gic = self.vcpu.gic  # type: ignore[union-attr]  # somebody is on the engine while guest code runs
+            return gic.readers[name]() if gic is not None else 0
+
+        def write(value: int) -> None:
+            gic = self.vcpu.gic  # type: ignore[union-attr]  # as above
+            if gic is not None:
+                gic.writers[name](value)
+
+        self.core.define_sysreg(encoding, read if name in READABLE else None, write if name in WRITABLE else None)
+
+    # -- calls ---------------------------------------------------------------------------------------------------------
+
+    def _hvc_handler(self) -> Callable[[int], bool]:
+        dispatch = self._hv.dispatcher.hvc
+
+        def hvc(imm: int) -> bool:
+            vcpu = self.vcpu
+            dispatch(vcpu, imm)  # type: ignore[arg-type]  # somebody is on the engine while guest code runs
+            return not vcpu.attention  # type: ignore[union-attr]
+
+        return hvc
+
+    def _smc(self, imm: int) -> bool:
+        vcpu = self.vcpu
+        assert vcpu is not None
+        self._smc_dispatch(vcpu, imm)
+        return not vcpu.attention
+
+    def _wfi(self) -> bool:
+        vcpu = self.vcpu
+        assert vcpu is not None
+        if vcpu.virq:
+            return True
+        if self._hv.instruments:
+            self._hv.watch_trap(vcpu, "wfi", 0)
+        vcpu.block(_WFI)
+        return False
+
+    def _timer(self, which: int) -> None:
+        vcpu, executor = self.vcpu, self.current
+        assert vcpu is not None and executor is not None
+        registers = self.core.registers
+        if which == 0:
+            vcpu.virtual_timer.program(registers.read("CNTV_CTL_EL0"), registers.read("CNTV_CVAL_EL0"))
+        else:
+            vcpu.physical_timer.program(registers.read("CNTP_CTL_EL0"), registers.read("CNTP_CVAL_EL0"))
+        upcoming = self._hv.timers.next()
+        if upcoming is not None and upcoming < executor.deadline:
+            # The end of this run was chosen before the timer was set.
+            self.core.leave()
+
+    # -- memory --------------------------------------------------------------------------------------------------------
+
+    def _mmio_read(self, ipa: int, size: int) -> int | None:
+        vcpu = self.vcpu
+        assert vcpu is not None
+        page = self._pages.get(ipa >> 12)
+        try:
+            if page is not None and not self._hv.instruments:
+                value = page.read(vcpu, ipa - page.base, size)
+            else:
+                self._learn(vcpu, ipa)
+                value = fault_access(self._hv, vcpu, ipa, size, False, 0)
+        except (DeviceAbort, ExternalAbort, VmmioExit):
+            return None
+        if vcpu.attention:
+            self.core.leave()
+        return value
+
+    def _mmio_write(self, ipa: int, size: int, value: int) -> bool:
+        vcpu = self.vcpu
+        assert vcpu is not None
+        page = self._pages.get(ipa >> 12)
+        try:
+            if page is not None and not self._hv.instruments:
+                page.write(vcpu, ipa - page.base, size, value)
+            else:
+                self._learn(vcpu, ipa)
+                fault_access(self._hv, vcpu, ipa, size, True, value)
+        except (DeviceAbort, ExternalAbort, VmmioExit):
+            return False
+        if vcpu.attention:
+            self.core.leave()
+        return True
+
+    def _learn(self, vcpu: Vcpu, ipa: int) -> None:
+        page = device_page(self._hv, vcpu, ipa)
+        if page is not None:
+            self._pages[ipa >> 12] = page
+
+    def _data_abort(self, esr: int, far: int, ipa: int) -> bool:
+        vcpu, executor = self.vcpu, self.current
+        assert vcpu is not None and executor is not None
+        if vcpu.vmmio is not None:
+            # The VMM answers; the instruction is completed when the vCPU is run again.
+            executor.wait_for_vmm(esr)
+            return False
+        if fault_kind(esr) == FSC_PERMISSION and esr & (ISV | WNR) == ISV | WNR:
+            # A write to a page that is mapped read-only: a virtual device may be watching it (virtio).
+            if self._mmio_write(ipa, 1 << (esr >> 22 & 3), store_value(self.core.registers, esr)):
+                self.core.registers.pc += 4
+                return not vcpu.attention
+        elif not esr & ISV and self._passthrough(ipa):
+            return not vcpu.attention
+        if self._hv.instruments:
+            self._hv.watch_trap(vcpu, "external abort", ipa)
+        self.core.inject_data_abort(far)
+        return not vcpu.attention
+
+    def _passthrough(self, ipa: int) -> bool:
+        """Do a load or store of several registers on a device of the board, which real hardware would let through."""
+        hv, vcpu, core = self._hv, self.vcpu, self.core
+        assert vcpu is not None and vcpu.addrspace is not None
+        fault = vcpu.addrspace.fault_at(ipa, 0)
+        word = core.instruction(core.registers.pc) if core.registers.aarch64 else None
+        access = decode_instruction(word) if word is not None else None
+        if fault is None or fault.kind != "device" or access is None:
+            return False
+        base = fault.pa
+        try:
+            access.perform(
+                core.registers, base, hv.bus.read, lambda address, size, value: hv.bus.write(address, value, size)
+            )
+        except LookupError:
+            return False
+        return True
+
+    def _instruction_abort(self, esr: int, far: int, ipa: int) -> bool:
+        vcpu = self.vcpu
+        assert vcpu is not None
+        if self._hv.instruments:
+            self._hv.watch_trap(vcpu, "instruction abort", ipa)
+        self.core.inject_instruction_abort(far)
+        return not vcpu.attention
+
+    # -- other traps ---------------------------------------------------------------------------------------------------
+
+    def _sysreg(self, iss: int) -> bool:
+        access = SysregAccess.from_iss(iss)
+        value = id_registers.trapped(access)
+        if value is None:
+            self.core.inject_undefined()
+            return True
+        registers = self.core.registers
+        if access.is_read and access.rt != 31:
+            registers.x[access.rt] = value
+        registers.pc += 4
+        return True
+
+    def _other(self, esr: int) -> bool:
+        self.core.inject_undefined()
+        return True
