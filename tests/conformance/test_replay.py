@@ -10,19 +10,20 @@ import pytest
 
 from gunyah.host.conformance import main
 
-from .steps import Script, request
+from .steps import Script
+from .steps import request as rm_request
 
 ALL_ONES = "0xffffffffffffffff"
 
 
-@pytest.fixture
-def replay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Replay a recording given as data; returns exit status and the JSON result."""
+@pytest.fixture(params=["python", "native"])
+def replay(request: pytest.FixtureRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Replay a recording given as data, by both drivers; returns exit status and the JSON result."""
 
     def run(data: dict[str, Any], record: Path | None = None) -> tuple[int, dict[str, Any]]:
         path = tmp_path / "recording.json"
         path.write_text(json.dumps(data))
-        status = main([path], json=True, record=record)
+        status = main([path], json=True, record=record, driver=request.param)
         output = capsys.readouterr()
         assert output.err == ""
         return status, json.loads(output.out)
@@ -148,10 +149,10 @@ def test_a_recorded_guest_is_made_again_from_what_it_did(replay: Any) -> None:
 
 def test_the_primary_vm_asks_the_real_resource_manager(replay: Any) -> None:
     steps = [
-        request(0x5600_0024, "", "0000000003000000", "GET_VMID"),
-        request(0x5600_0017, "03000000", "0000000003000000", "GET_STATE"),
-        request(0x1234_5678, "", "ffffffff", "unknown"),
-        request(0x5600_0010, "00000000", "04000000", "wrong on purpose"),
+        rm_request(0x5600_0024, "", "0000000003000000", "GET_VMID"),
+        rm_request(0x5600_0017, "03000000", "0000000003000000", "GET_STATE"),
+        rm_request(0x1234_5678, "", "ffffffff", "unknown"),
+        rm_request(0x5600_0010, "00000000", "04000000", "wrong on purpose"),
     ]
     status, result = replay({"rm_rpc_some": steps})
     assert status == 1
@@ -161,12 +162,12 @@ def test_the_primary_vm_asks_the_real_resource_manager(replay: Any) -> None:
 
 
 def test_requests_longer_than_a_packet_are_fragmented(replay: Any) -> None:
-    status, result = replay({"rm_rpc_long": [request(0x5600_0024, "00" * 1000, "04000000", "GET_VMID len=1000")]})
+    status, result = replay({"rm_rpc_long": [rm_request(0x5600_0024, "00" * 1000, "04000000", "GET_VMID len=1000")]})
     assert (status, result["passed"]) == (0, 1)
 
 
 def test_a_request_that_killed_the_reference_gets_an_error_and_life_goes_on(replay: Any) -> None:
-    steps = [request(0x5600_0083, "", None, "CONSOLE_WRITE len 0"), request(0x5600_0024, "", "0000000003000000")]
+    steps = [rm_request(0x5600_0083, "", None, "CONSOLE_WRITE len 0"), rm_request(0x5600_0024, "", "0000000003000000")]
     status, result = replay({"rm_rpc_crashers": steps})
     assert (status, result["passed"]) == (0, 2)
 
@@ -192,7 +193,7 @@ def test_readings_of_the_primary_vm_and_the_root_environment_are_compared(replay
 def test_what_was_recorded_here_replays_without_a_failure(replay: Any, tmp_path: Path) -> None:
     script = doorbell().call("doorbell_send", "$db", 9, 0, out=(61, 61)).create("msgqueue", "$q")
     script.call("msgqueue_configure", "$q", 0x10_0004, 0).call("msgqueue_send", "$q", 8, "$scratch", 0, 0, out=(9,))
-    steps = [request(0x5600_0024, "", "06000000")]
+    steps = [rm_request(0x5600_0024, "", "06000000")]
     ours = tmp_path / "ours.json"
     status, _ = replay({"hypercalls": script.steps, "rm_rpc_ours": steps}, record=ours)
     assert status == 1

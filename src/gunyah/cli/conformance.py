@@ -12,6 +12,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a file of recorded vectors")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--driver",
+        choices=("python", "native"),
+        default="python",
+        help="what replays: a VM written in Python (default) or AArch64 code on the CPU engine",
+    )
     parser.add_argument("--record", type=Path, metavar="FILE", help="write what was answered here, in the same format")
 
 
@@ -19,4 +25,4 @@ def run(options: argparse.Namespace) -> int:
     """Replay; 0 when nothing failed."""
     from gunyah.host import conformance
 
-    return conformance.main(options.files, json=options.json, record=options.record)
+    return conformance.main(options.files, json=options.json, record=options.record, driver=options.driver)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 __all__ = [
+    "Encoding",
+    "add",
     "adr",
     "branch",
     "cbz",
@@ -10,6 +12,7 @@ __all__ = [
     "exception_call",
     "load",
     "load_pair",
+    "move",
     "mrs",
     "msr",
     "store",
@@ -69,6 +72,16 @@ def adr(target: int, offset: int) -> int:
 def cbz(register: int, offset: int) -> int:
     """CBZ of a W register."""
     return 0x3400_0000 | (offset >> 2 & 0x7_FFFF) << 5 | register
+
+
+def move(target: int, value: int) -> list[int]:
+    """MOVZ and as many MOVK as a 64-bit value takes."""
+    words = [0xD280_0000 | (value & 0xFFFF) << 5 | target]
+    for part in range(1, 4):
+        half = value >> 16 * part & 0xFFFF
+        if half:
+            words.append(0xF280_0000 | part << 21 | half << 5 | target)
+    return words
 
 
 def branch(offset: int) -> int:

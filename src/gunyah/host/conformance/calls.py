@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Callable, Sequence
 
 from gunyah.abi import pyimage
 from gunyah.abi.hypercalls import BY_NAME
 from gunyah.guest.cpu import GuestAbort, Program
-from gunyah.host.conformance.guests import GuestLog, MemoryMap, guest_program, plan
+from gunyah.host.conformance.guests import RESULTS as GUEST_RESULTS
+from gunyah.host.conformance.guests import GuestLog, MemoryMap, guest_code, guest_program, plan
 from gunyah.host.conformance.judge import CapabilityNames, judge
 from gunyah.host.conformance.monitor import Monitor, RootEnvironment
 from gunyah.host.conformance.observations import Bindings, observe
@@ -33,11 +35,15 @@ Register = Callable[[str, Program], int]
 class CallReplay:
     """``verdicts`` grows by one with each step; the last one is the step that is under way."""
 
-    def __init__(self, scenario: Scenario, register: Register, pause: Callable[[float], None]) -> None:
+    def __init__(
+        self, scenario: Scenario, register: Register, pause: Callable[[float], None], *, native: bool = False
+    ) -> None:
         self._steps: Sequence[CallStep] = [step for step in scenario.steps if isinstance(step, CallStep)]
         self._scenario = scenario
         self._register = register
         self._pause = pause
+        self._native = native
+        self._window: int | None = None
         self._memory = MemoryMap()
         self._bindings = Bindings()
         self._log = GuestLog()
@@ -113,10 +119,22 @@ class CallReplay:
 
     def _place_guest(self, monitor: Monitor, index: int, step: CallStep) -> None:
         entry = int(step.inputs[1], 0) if not step.inputs[1].startswith("$") else 0
-        window = self._memory.window(step.inputs[0], entry)
-        if window is not None:
-            program = guest_program(plan(self._steps, index), self._log)
+        window = self._window = self._memory.window(step.inputs[0], entry)
+        if window is None:
+            return
+        actions = plan(self._steps, index)
+        if self._native:
+            monitor.cpu.write(window, guest_code(actions))
+        else:
+            program = guest_program(actions, self._log)
             monitor.cpu.write(window, pyimage.pack(self._register("recorded guest", program)))
+
+    def _guest_results(self, monitor: Monitor) -> dict[str, int]:
+        if not self._native or self._window is None:
+            return self._log.values
+        names = list(self._log.values)
+        words = struct.unpack(f"<{len(names)}Q", monitor.cpu.read(self._window + GUEST_RESULTS, 8 * len(names)))
+        return dict(zip(names, words, strict=True))
 
     def _prepare_messages(self, monitor: Monitor) -> None:
         """A recording that starts by receiving had a message waiting: ask RM for one."""
@@ -143,7 +161,8 @@ class CallReplay:
         if match := RESULTS.search(step.note):
             names = [name.strip() for name in match[1].split(",")]
             expected = [word.strip(" '\"") for word in match[2].split(",")]
-            got = [f"{self._log.values[name]:#x}" if name in self._log.values else "?" for name in names]
+            values = self._guest_results(monitor)
+            got = [f"{values[name]:#x}" if name in values else "?" for name in names]
             if got != expected:
                 verdict.fail(Trouble.WRONG_VALUE, ", ".join(expected), ", ".join(got), f"of {match[1]}")
             return

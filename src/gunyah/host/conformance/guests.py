@@ -7,6 +7,7 @@ kept for notes that tell them.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -14,16 +15,21 @@ from gunyah.abi import smccc
 from gunyah.abi.hypercalls import BY_NAME
 from gunyah.abi.vcpu import RESET_TYPE_SMC64, RESET_TYPE_SYSTEM_RESET, VcpuRunState, WakeupSource
 from gunyah.guest.cpu import Cpu
+from gunyah.host.conformance import assembler as a
 from gunyah.host.conformance.vectors import CallStep
 
-__all__ = ["Action", "GuestLog", "Mapping", "MemoryMap", "guest_program", "plan"]
+__all__ = ["RESULTS", "Action", "GuestLog", "Mapping", "MemoryMap", "guest_code", "guest_program", "plan"]
 
 RUN_CALLS = frozenset({"vcpu_run", "vcpu_run_check"})
 
 
+RESULTS = 0x800
+"""Offset in a native guest's image of its results: u64s in the order of the log's names."""
+
+
 @dataclass(frozen=True)
 class Action:
-    """One thing the guest does: ``store``, ``load``, ``wfi``, ``suspend``, ``off``, ``reset`` or ``spin``."""
+    """One thing the guest does: ``store``, ``load``, ``wfi``, ``suspend``, ``off`` or ``reset``."""
 
     kind: str
     words: tuple[int, ...] = ()
@@ -126,12 +132,8 @@ def guest_program(actions: Sequence[Action], log: GuestLog) -> Callable[[Cpu, in
                 cpu.store(action.words[0], action.words[2], action.words[1])
             elif action.kind == "load":
                 log.values["vmmio read reg"] = cpu.load(action.words[0], action.words[1])
-            elif action.kind == "suspend":
-                log.values["psci"] = call(cpu, 0, smccc.PSCI_CPU_SUSPEND_64, action.words[0], 0, x0)
-            elif action.kind == "off":
-                log.values["psci"] = call(cpu, 0, smccc.PSCI_SYSTEM_OFF)
-            elif action.kind == "reset":
-                _reset(call, cpu, *action.words)
+            elif action.kind != "wfi":
+                log.values["psci"] = call(cpu, 0, *_psci(action))
             else:
                 cpu.wfi()
         while True:
@@ -140,10 +142,43 @@ def guest_program(actions: Sequence[Action], log: GuestLog) -> Callable[[Cpu, in
     return program
 
 
-def _reset(call: Callable[..., int], cpu: Cpu, kind: int, cookie: int) -> None:
+def guest_code(actions: Sequence[Action]) -> bytes:
+    """The same guest as AArch64 code, one page; its results stand at RESULTS."""
+    code = [a.adr(20, RESULTS)]
+
+    def call(immediate: int, *arguments: int) -> None:
+        for number, value in enumerate(arguments):
+            code.extend(a.move(number, value))
+        code.append(a.exception_call("hvc", immediate))
+
+    call(BY_NAME["hypervisor_identify"].hvc)
+    code.append(a.store(0, 20, 0))
+    for action in actions:
+        if action.kind == "store":
+            address, size, value = action.words
+            code += [*a.move(1, address), *a.move(2, value), a.store(2, 1, 0, size)]
+        elif action.kind == "load":
+            code += [*a.move(1, action.words[0]), a.load(3, 1, 0, action.words[1]), a.store(3, 20, 8)]
+        elif action.kind == "wfi":
+            code.append(a.wfi())
+        else:
+            call(0, *_psci(action))
+            code.append(a.store(0, 20, 16))
+    code += [a.wfi(), a.branch(-4)]
+    image = struct.pack(f"<{len(code)}I", *code)
+    if len(image) > RESULTS:
+        raise ValueError(f"the recorded guest does {len(actions)} things, too many for one page of code")
+    return image.ljust(0x1000, b"\0")
+
+
+def _psci(action: Action) -> tuple[int, ...]:
+    """Function id and arguments of the call that stops the vCPU in the recorded way."""
+    if action.kind == "suspend":
+        return smccc.PSCI_CPU_SUSPEND_64, action.words[0], 0, 0
+    if action.kind == "off":
+        return (smccc.PSCI_SYSTEM_OFF,)
+    kind, cookie = action.words
     if kind & RESET_TYPE_SYSTEM_RESET:
-        call(cpu, 0, smccc.PSCI_SYSTEM_RESET)
-    else:
-        wide = kind & RESET_TYPE_SMC64
-        function = smccc.PSCI_SYSTEM_RESET2_64 if wide else smccc.PSCI_SYSTEM_RESET2_32
-        call(cpu, 0, function, kind & 0xFFFF_FFFF, cookie)
+        return (smccc.PSCI_SYSTEM_RESET,)
+    function = smccc.PSCI_SYSTEM_RESET2_64 if kind & RESET_TYPE_SMC64 else smccc.PSCI_SYSTEM_RESET2_32
+    return function, kind & 0xFFFF_FFFF, cookie

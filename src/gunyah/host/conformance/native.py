@@ -122,14 +122,20 @@ class NativeMonitorCpu:
             raise StageEnded("the monitor's VM is gone")
         return vcpu.addrspace
 
-    def _idle(self) -> bool:
-        """It has done what it was told. With an interrupt pending it does not even sleep in its WFI."""
+    def _done(self) -> bool:
+        """It has done what it was told; woken when the order came between its look at the flag and its WFI."""
         vcpu = self._vcpu = self._vcpu or self._find()
-        return vcpu is not None and self._memory.read(self._base + AREA, 4) == bytes(4)
+        if vcpu is None:
+            return False
+        if self._memory.read(self._base + AREA, 4) == bytes(4):
+            return True
+        if vcpu.blocks & Block.WFI:
+            vcpu.unblock(Block.WFI)
+        return False
 
     def boot(self) -> int:
         """Run until the monitor waits for its first order; returns the x0 it was started with."""
-        if not self._stage.run(self._idle):
+        if not self._stage.run(self._done):
             raise StageEnded(self._stage.why_it_ended())
         return int.from_bytes(self._memory.read(self._base + AREA + BOOT_X0, 8), "little")
 
@@ -138,9 +144,7 @@ class NativeMonitorCpu:
         memory = self._memory
         memory.write(self._base + SLOT, word.to_bytes(4, "little"))
         memory.write(self._base + AREA, _AREA.pack(1, self._boot_x0(), 0, 0, *self.x[:COUNT]))
-        assert self._vcpu is not None
-        self._vcpu.unblock(Block.WFI)
-        if not self._stage.run(self._idle):
+        if not self._stage.run(self._done):
             raise StageEnded(self._stage.why_it_ended())
         _, _, syndrome, address, *registers = _AREA.unpack(memory.read(self._base + AREA, _AREA.size))
         self.x[:COUNT] = registers

@@ -42,7 +42,7 @@ def run_scenario(scenario: Scenario, driver: str = "python") -> list[Verdict]:
     """Boot, replay, and account for every step, also when the machine ends before them."""
     verdicts: list[Verdict] = []
     stage = Stage()
-    perform = _perform(scenario, stage)
+    perform = _perform(scenario, stage, native=driver == "native")
     try:
         if scenario.role == "svm":
             raise ValueError("no recording of a secondary VM's own view can be replayed yet")
@@ -98,9 +98,9 @@ def _account(scenario: Scenario, verdicts: list[Verdict], why: str) -> None:
     verdicts += [Verdict(scenario.file, step).fail(trouble, "a run up to here", "", why) for step in lost]
 
 
-def _perform(scenario: Scenario, stage: Stage) -> Perform:
+def _perform(scenario: Scenario, stage: Stage, *, native: bool) -> Perform:
     def calls(monitor: Monitor, x0: int, verdicts: list[Verdict]) -> None:
-        replay = CallReplay(scenario, stage.register, stage.pause)
+        replay = CallReplay(scenario, stage.register, stage.pause, native=native)
         replay.verdicts = verdicts
         if scenario.role == "root":
             root = monitor.root_environment(x0)
