@@ -133,6 +133,10 @@ class AddressAllocator:
         self.tag(at, size, tag)
         return at
 
+    def untag(self, base: int, size: int) -> None:
+        """Forget a tag that ``tag`` or ``tag_any`` set."""
+        self._tags.pop(Range(base, base + size), None)
+
     def tag_of(self, base: int, size: int) -> Tag | None:
         """The tag of a range that lies wholly or partly in a tagged one."""
         for other, tag in self._tags.items():

@@ -35,6 +35,7 @@ from gunyah.rm.console import Consoles
 from gunyah.rm.environment import Environment, read_environment
 from gunyah.rm.errors import RmFailure, failure_of
 from gunyah.rm.faults import Faults, What
+from gunyah.rm.firmware import Firmware
 from gunyah.rm.irq import IrqManager
 from gunyah.rm.link import Link
 from gunyah.rm.log import Log
@@ -81,6 +82,7 @@ class ResourceManager:
         self.vms = VmTable()
         self.consoles = Consoles(self.notify)
         self.own_virqs = VirqAllocator(last=_OWN_SPI_LAST, start=SPI_BASE)
+        self.firmware = Firmware()
         self.links: dict[int, Link] = {}
         self.next_sequence = sequence_numbers()
         self._work: deque[Callable[[], None]] = deque()
@@ -136,6 +138,17 @@ class ResourceManager:
         if not self._runnable():
             cpu.wfi()
         cpu.irq_masked = False
+
+    def sleep(self, nanoseconds: int) -> None:
+        """Let other vCPUs run for a while; interrupts that come meanwhile are served afterwards."""
+        over: list[bool] = []
+        timer = self.timers.after(nanoseconds, lambda: over.append(True))
+        while not over:
+            self.cpu.irq_masked = True
+            if not over:
+                self.cpu.wfi()
+            self.cpu.irq_masked = False
+        timer.cancel()
 
     def _runnable(self) -> bool:
         return bool(self._events or self._work or any(link.runnable for link in self.links.values()))

@@ -82,6 +82,8 @@ class VmMemory:
     """IPA = PA for normal memory."""
     owned: dict[int, int] = field(default_factory=dict)
     """MemType to the extent of memory that is the VM's own."""
+    received: list[tuple[int, int, Region]] = field(default_factory=list)
+    """Donated to the VM: (MemType, donor's VMID, region with the donor's IPA)."""
 
 
 class Window:
@@ -130,11 +132,30 @@ class Memory:
         self.hyp = hyp
         self.environment = environment
         self.windows = AddressAllocator(_WINDOW_BASE, _WINDOW_SIZE)
+        self.spare = AddressAllocator(0, 1 << IPA_BITS)
+        """Physical pages RM keeps for itself: free RAM outside the primary VM's and RM's own."""
+        self._reserve_foreign()
         self.before: Callable[[str], None] = _nothing
         attributes = MemextentAttributes(Access.RWX, MemextentMemtype.ANY, MemextentType.SPARSE)
         self.ddr = hyp.partition_create_memextent(environment.partition, environment.cspace)
         hyp.memextent_configure(self.ddr, 0, 1 << IPA_BITS, attributes.pack())
         hyp.object_activate(self.ddr)
+
+    def _reserve_foreign(self) -> None:
+        """Take everything that is not spare out of the pool of spare pages."""
+        environment = self.environment
+        at = 0
+        hlos_end = environment.hlos_base + environment.hlos_size
+        busy = [(environment.hlos_base, hlos_end), (environment.own_base, environment.own_base + environment.own_size)]
+        for base, size in sorted(environment.free_ranges):
+            busy.append((at, base))
+            at = base + size
+        busy.append((at, 1 << IPA_BITS))
+        start = 0
+        for base, end in sorted(busy):
+            if max(start, base) < end:
+                self.spare.allocate_fixed(max(start, base), end - max(start, base))
+                start = end
 
     # -- extents -------------------------------------------------------------------------------------------------------
 

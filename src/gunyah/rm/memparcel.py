@@ -145,6 +145,22 @@ def _physical_runs(regions: Sequence[Region]) -> list[Region]:
     return [run for _, run in _runs((region.pa, region) for region in regions)]
 
 
+def _without(received: list[tuple[int, int, Region]], parcel: Memparcel) -> list[tuple[int, int, Region]]:
+    """What is left of donated regions when a memparcel of them has been donated on."""
+    left = received
+    for gone in parcel.regions:
+        pieces: list[tuple[int, int, Region]] = []
+        for mem_type, donor, region in left:
+            if mem_type != parcel.mem_type or gone.end <= region.pa or region.end <= gone.pa:
+                pieces.append((mem_type, donor, region))
+                continue
+            for start, end in ((region.pa, gone.pa), (gone.end, region.end)):
+                if start < end:
+                    pieces.append((mem_type, donor, Region(start, end - start, region.owner_ipa + start - region.pa)))
+        left = pieces
+    return left
+
+
 def _aligned(value: int) -> bool:
     return value < ADDRESS_LIMIT and not value & PAGE_MASK
 
@@ -456,7 +472,7 @@ class MemparcelTable:
             parcel.sanitize_reclaim = True
         incomplete = len(member.ipas) < mappings
         if done and parcel.trans_type is MemTrans.DONATE:
-            self._finish_donation(parcel)
+            self._finish_donation(parcel, vm)
         elif not member.shared:
             member.shared = True
             parcel.state = MemparcelState.SHARED
@@ -592,15 +608,18 @@ class MemparcelTable:
             raise
         member.mapped = True
 
-    def _finish_donation(self, parcel: Memparcel) -> None:
+    def _finish_donation(self, parcel: Memparcel, acceptor: Vm) -> None:
         """The pages are the acceptor's own now: forget where the old owner had them, and the memparcel."""
         owner = self.vms.get(parcel.owner)
+        received = self._memory_of(acceptor).received
+        received.extend((parcel.mem_type, parcel.owner, region) for region in parcel.regions)
         if owner is not None:
             vm_memory = self._memory_of(owner)
             extent = self.memory.owned_extent(vm_memory, parcel.mem_type)
             for ipa, run in _runs((region.owner_ipa, region) for region in parcel.regions):
                 self.memory.unmap(vm_memory, extent, parcel.mem_type, ipa, run)
             self._free_addresses(owner, parcel, [SglEntry(region.owner_ipa, region.size) for region in parcel.regions])
+            vm_memory.received = _without(vm_memory.received, parcel)
         self._forget(parcel)
 
     def _forget(self, parcel: Memparcel) -> None:
@@ -701,6 +720,21 @@ class MemparcelTable:
                 if member.shared and holder is not None:
                     self._release_member(parcel, holder, member)
             self._reclaim(owner, parcel, True)
+
+    def return_donations(self, vm: Vm) -> None:
+        """What was donated to a VM that is being destroyed goes back to the donor, zeroed, where it came from."""
+        memory, vm_memory = self.memory, self._memory_of(vm)
+        for mem_type, donor, region in vm_memory.received:
+            home = self.vms.get(donor)
+            if home is None or home.objects is None or mem_type not in vm_memory.owned:
+                continue
+            mine, theirs = vm_memory.owned[mem_type], memory.owned_extent(home.objects.memory, mem_type)
+            if mem_type == MemType.NORMAL:
+                memory.zero(mine, region.pa, region.size)
+            rights, attribute = (_RW, MemAttribute.DEVICE) if mem_type == MemType.IO else (_RWX, MemAttribute.NORMAL)
+            memory.map(home.objects.memory, theirs, mem_type, region.owner_ipa, region, rights, memtype_of(attribute))
+            memory.donate(mem_type, mine, theirs, region.pa, region.size)
+        vm_memory.received.clear()
 
     # -- lookup --------------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 
 from gunyah.abi.errors import RmError
 from gunyah.abi.vic import SPI_BASE, SPI_LAST
@@ -25,7 +26,7 @@ class VirqAllocator:
 
     def allocate(self) -> int:
         """A free INTID; raises RmFailure NORESOURCE."""
-        for virq in (*range(self.start, self.last + 1), *range(min(self.start, self.last + 1) - 1, self.first - 1, -1)):
+        for virq in chain(range(self.start, self.last + 1), range(self.start - 1, self.first - 1, -1)):
             if virq not in self.taken:
                 self.taken.add(virq)
                 return virq

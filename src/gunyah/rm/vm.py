@@ -91,6 +91,10 @@ class Vm:
     """Handles of memparcels this VM has accepted, in order."""
     boot_registers: list[tuple[int, int, int]] = field(default_factory=list)
     """(register set, index, value) for the boot vCPU, from VM_SET_BOOT_CONTEXT."""
+    paged_ranges: list[tuple[int, int]] = field(default_factory=list)
+    """(IPA, size) a later Linux host wants to page on demand."""
+    layout: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Range id (0 image, 1 firmware) to (IPA, size), from VM_SET_ADDRESS_LAYOUT."""
     parcels_owned: int = 0
     no_shutdown: bool = False
     no_reset: bool = False
@@ -148,6 +152,8 @@ class Vm:
         self.image = None
         self.config = None
         self.boot_registers.clear()
+        self.paged_ranges.clear()
+        self.layout.clear()
         self.no_shutdown = self.no_reset = self.crash_fatal = self.sensitive = False
 
 

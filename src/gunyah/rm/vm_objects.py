@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING
 
 from gunyah.abi.memory import ATTACH_REDISTRIBUTOR_LAST, ATTACH_REDISTRIBUTOR_LAST_VALID
 from gunyah.abi.msgqueue import CreateInfo
-from gunyah.abi.objects import DoorbellRight, MsgqueueRight, ThreadRight
+from gunyah.abi.objects import MsgqueueRight, ThreadRight
 from gunyah.abi.rm import HypResource, ResourceType
 from gunyah.abi.types import U32
 from gunyah.abi.vcpu import VcpuVirqType
@@ -26,6 +26,7 @@ from gunyah.rm.vm import Vm
 
 if TYPE_CHECKING:
     from gunyah.rm.manager import ResourceManager
+    from gunyah.rm.vmconfig_devices import DeviceConfig
 
 __all__ = ["CAPABILITIES", "Device", "End", "LinkEnds", "VcpuObject", "VmObjects"]
 
@@ -36,13 +37,6 @@ GICD_SIZE = 0x1_0000
 
 _SEND = int(MsgqueueRight.SEND)
 _RECEIVE = int(MsgqueueRight.RECEIVE)
-
-
-class EndKind(Enum):
-    """Which way an end of a channel faces."""
-
-    SEND = "send"
-    RECEIVE = "receive"
 
 
 @dataclass(slots=True)
@@ -73,6 +67,9 @@ class Device:
     undo: list[Callable[[], None]] = field(default_factory=list)
     joined: bool = False
     """The peer configured the same device: it sees its ends under its own configuration."""
+    config: DeviceConfig | None = None
+    frontend: tuple[int, int] | None = None
+    """(IPA, interrupt) of a virtio-MMIO frontend."""
 
     def ends_of(self, vmid: int) -> list[End]:
         """The ends of one VM, in order."""
@@ -282,13 +279,15 @@ class VmObjects:
         return doorbell
 
     def make_link(self, message_size: int, queue_depth: int, virqs: tuple[int, int] | None = None) -> Link:
-        """The VM's RM link: queue pair, four interrupts, RM's side served from now on."""
+        """The VM's RM link: queue pair, four interrupts, RM's side served from now on.
+
+        ``virqs`` are the VM's two interrupts if they have been reserved already.
+        """
         rm, hyp = self.rm, self.rm.hyp
         environment = rm.environment
         to_rm = self.make_queue(queue_depth, message_size)
         to_vm = self.make_queue(queue_depth, message_size)
-        tx_virq = self.virqs.allocate() if virqs is None else self.virqs.reserve(virqs[0])
-        rx_virq = self.virqs.allocate() if virqs is None else self.virqs.reserve(virqs[1])
+        tx_virq, rx_virq = virqs or (self.virqs.allocate(), self.virqs.allocate())
         own_rx, own_tx = rm.own_virqs.allocate(), rm.own_virqs.allocate()
         buffers = rm.heap.allocate(message_size), rm.heap.allocate(message_size)
         link = Link(
@@ -348,11 +347,12 @@ class VmObjects:
     def destroy_device(self, device: Device) -> None:
         """Take one device away from both its VMs."""
         self.devices.remove(device)
-        for action in reversed(device.undo):
+        actions, device.undo, device.joined = device.undo[::-1], [], False
+        for action in actions:
             self._attempt(action)
         for capability in device.objects:
             if capability in self._held:
-                self._attempt(lambda capability=capability: self.drop(capability))  # type: ignore[misc]
+                self._attempt(partial(self.drop, capability))
 
     def destroy(self) -> None:
         """Give everything back: interrupts, links, copies in other VMs' spaces, objects newest first."""
@@ -373,9 +373,9 @@ class VmObjects:
         self._undo.clear()
         while self._held:
             capability = self._held.pop()
-            self._attempt(lambda capability=capability: rm.memory.delete(capability))  # type: ignore[misc]
+            self._attempt(partial(rm.memory.delete, capability))
         for extent in self.memory.owned.values():
-            self._attempt(lambda extent=extent: rm.memory.delete(extent))  # type: ignore[misc]
+            self._attempt(partial(rm.memory.delete, extent))
         self.memory.owned.clear()
         self.vcpus.clear()
 
@@ -387,7 +387,3 @@ class VmObjects:
             action()
         except HypercallFailed as failure:
             self.rm.log.error(f"VM {self.vm.vmid}: {failure}")
-
-
-DOORBELL_SEND = int(DoorbellRight.SEND)
-DOORBELL_RECEIVE = int(DoorbellRight.RECEIVE)
