@@ -159,6 +159,16 @@ class TtyBridge(PtyListener):
         """The link that users open; None while the terminal is hung up."""
         return self.pty.link if self.pty is not None else None
 
+    @property
+    def busy(self) -> bool:
+        """The tty is open, or being opened, on behalf of a user."""
+        return self._session is not None
+
+    @property
+    def held(self) -> int:
+        """Bytes of the user's that wait for room in the VM."""
+        return len(self._session.input) if self._session is not None else 0
+
     # -- what the pseudo-terminal tells --------------------------------------------------------------------------------
 
     def on_open(self) -> None:
@@ -291,6 +301,11 @@ class TtyBridges:
     def bridges(self) -> list[TtyBridge]:
         """The terminals, by name."""
         return [self._bridges[name] for name in sorted(self._bridges)]
+
+    @property
+    def busy(self) -> bool:
+        """Some tty is open, or being opened, on behalf of a user."""
+        return any(bridge.busy for bridge in self._bridges.values())
 
     def remark(self, sentence: str) -> None:
         """Keep something for a person who looks; the oldest go."""
