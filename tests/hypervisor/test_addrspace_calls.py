@@ -252,3 +252,29 @@ def test_a_hundred_vms_in_small_pages_fit_into_the_root_heap(machine: Machine) -
     for capid in made:
         assert machine.error("cspace_delete_cap_from", machine.cap("cspace_capid"), capid) is Error.OK
     assert machine.hv.root_partition.heap.used <= used + 64 * 1024, "only the tables of the capability space grew"
+
+
+def test_parts_of_a_sparse_extent_are_mapped_changed_and_unmapped(machine: Machine) -> None:
+    extent, addrspace = machine.extent(0, 1 << 36, 0x1_0007), machine.space()
+    partition = machine.cap("partition_capid")
+    assert machine.error("memextent_donate", 0, partition, extent, RAM, 2 * MIB) is Error.OK
+    part = (1, RAM + PAGE, PAGE)
+    assert machine.error("addrspace_map", addrspace, extent, V, RW, *part) is Error.OK
+    assert machine.error("addrspace_update_access", addrspace, extent, V, 0x44, *part) is Error.OK
+    assert machine.call("addrspace_lookup", addrspace, extent, V, MIB) == [OK, RAM + PAGE, PAGE, 0xF_0044, 0]
+    assert machine.error("addrspace_unmap", addrspace, extent, V, *part) is Error.OK
+    assert machine.error("addrspace_unmap", addrspace, extent, V, *part) is Error.ADDR_INVALID
+
+
+def test_a_thread_gets_an_address_space_before_it_is_activated(machine: Machine) -> None:
+    addrspace, thread = machine.space(), machine.create("thread")
+    attach = "addrspace_attach_thread"
+    assert machine.error(attach, addrspace, machine.cap("vcpu_capid")) is Error.OBJECT_STATE
+    assert machine.error(attach, machine.create("addrspace"), thread) is Error.OBJECT_STATE
+    assert machine.error(attach, thread, thread) is Error.CSPACE_WRONG_OBJECT_TYPE
+    assert machine.error(attach, addrspace, thread) is Error.OK
+    for _ in range(7):
+        assert machine.error(attach, addrspace, machine.create("thread")) is Error.OK
+    assert machine.error(attach, addrspace, machine.create("thread")) is Error.NOMEM
+    assert machine.error("cspace_delete_cap_from", machine.cap("cspace_capid"), thread) is Error.OK
+    assert machine.error(attach, addrspace, machine.create("thread")) is Error.OK

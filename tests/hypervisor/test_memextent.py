@@ -455,3 +455,68 @@ def test_everything_returns_when_everybody_is_gone(root: Partition) -> None:
     holes.put()
     assert (root.heap.used, list(root.system.database.ranges())) == before
     assert root.objects == ()
+
+
+def test_a_mapping_without_memory_for_tables_leaves_no_trace(root: Partition) -> None:
+    extent, addrspace = basic(root, size=4 * MIB), space(root)
+    map_extent(extent, addrspace, V, RW)
+    unmap(extent, addrspace, V)
+    taken = root.heap.available - 64
+    root.heap.book(taken)
+    with refused(Error.NOMEM):
+        map_extent(extent, addrspace, V + PAGE, RW)
+    assert pages(addrspace) == {}
+    root.heap.unbook(taken)
+    for i in range(4):
+        map_extent(extent, addrspace, V + i * 4 * MIB, RW)
+
+
+def test_a_derivation_without_memory_gives_the_range_back(root: Partition) -> None:
+    parent, addrspace = basic(root), space(root)
+    map_extent(parent, addrspace, V, RWX)
+    child = MemExtent(root)
+    child.configure_derive(parent, PAGE, PAGE, word(4))
+    before = pages(addrspace), list(root.system.database.ranges())
+    for left in (0, 64):
+        taken = root.heap.available - left
+        root.heap.book(taken)
+        with refused(Error.NOMEM):
+            child.activate()
+        root.heap.unbook(taken)
+        assert (pages(addrspace), list(root.system.database.ranges())) == before
+        child.put()
+        child = MemExtent(root)
+        child.configure_derive(parent, PAGE, PAGE, word(4))
+    child.activate()
+    assert pages(addrspace)[V + PAGE] == (RAM + PAGE, RO)
+
+
+def test_what_cannot_be_restored_when_a_child_dies_is_unmapped(root: Partition) -> None:
+    parent, addrspace = basic(root, size=4 * MIB), space(root)
+    map_extent(parent, addrspace, V + PAGE, RWX)
+    child = derive(parent, 0, 4 * MIB, 4)
+    unmap(child, addrspace, V + PAGE)
+    assert pages(addrspace) == {}
+    heap = root.heap
+    taken = []
+    while heap.size - heap.used >= PAGE:
+        taken.append(heap.allocate(reserve=True))
+    child.put()
+    assert pages(addrspace) == {}
+    assert list(parent.owned()) == [(RAM, 4 * MIB)]
+    for page in taken:
+        heap.free(page)
+
+
+def test_reconfiguring_a_child_lets_go_of_the_old_parent(root: Partition) -> None:
+    one, two = basic(root), basic(root, RAM + 4 * MIB)
+    child = MemExtent(root)
+    child.configure_derive(one, 0, PAGE, word())
+    child.configure_derive(two, 0, PAGE, word())
+    one.put()
+    assert one.state == ObjectState.DESTROYING
+    child.configure(RAM, PAGE, word())
+    two.put()
+    assert two.state == ObjectState.DESTROYING
+    child.activate()
+    assert list(child.owned()) == [(RAM, PAGE)]

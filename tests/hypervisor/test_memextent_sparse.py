@@ -251,3 +251,36 @@ def test_a_sparse_child_of_a_basic_parent_takes_its_range_at_once(root: Partitio
     assert pages(addrspace) == expect(V, RAM, MIB, RWX) | expect(V + MIB, RAM + MIB, MIB, RO)
     child.put()
     assert pages(addrspace) == expect(V, RAM, 2 * MIB, RWX)
+
+
+@pytest.mark.parametrize(
+    ("base", "error"),
+    [((1 << 64) - PAGE, Error.ADDR_OVERFLOW), ((1 << 48) - PAGE, Error.ADDR_INVALID), (0, Error.ARGUMENT_SIZE)],
+)
+def test_an_extent_larger_than_any_table_is_refused_not_walked(root: Partition, base: int, error: Error) -> None:
+    extent, addrspace = sparse(root, 0, 1 << 45), space(root)
+    for call in (
+        lambda: map_extent(extent, addrspace, base, RW),
+        lambda: unmap(extent, addrspace, base),
+        lambda: update(extent, addrspace, base, 4, 4),
+    ):
+        with refused(error):
+            call()
+
+
+def test_a_failed_partial_unmap_keeps_the_mapping(root: Partition) -> None:
+    extent, addrspace = sparse(root), space(root)
+    donate_child(extent, 0, 2 * MIB, reverse=False)
+    map_extent(extent, addrspace, V, RW)
+    before = pages(addrspace)
+    taken = root.heap.available
+    root.heap.book(taken)
+    for call in (
+        lambda: unmap_partial(extent, addrspace, V + PAGE, PAGE, PAGE),
+        lambda: update_partial(extent, addrspace, V + PAGE, PAGE, PAGE, 4, 4),
+    ):
+        with refused(Error.NOMEM):
+            call()
+        assert pages(addrspace) == before
+    root.heap.unbook(taken)
+    unmap(extent, addrspace, V)

@@ -274,3 +274,19 @@ class TablesMachine(RuleBasedStateMachine):
 
 TablesMachine.TestCase.settings = settings(max_examples=25, stateful_step_count=12, deadline=None)
 TestTables = TablesMachine.TestCase
+
+
+@pytest.mark.parametrize("bits", [0, 21, 52, 64])
+def test_other_address_sizes_are_refused(bits: int) -> None:
+    with pytest.raises(ValueError, match=f"{bits}-bit"):
+        make(bits)
+
+
+def test_what_lies_behind_ram_is_a_device_too() -> None:
+    tables = make()
+    top = BASE + (2 << 30)
+    tables.map(0, 4 * PAGE, top - PAGE, RW)
+    assert hardware_walk(tables, 0)[0] == top - PAGE
+    assert hardware_walk(tables, PAGE) is None
+    assert tables.lookup(3 * PAGE).pa == top + 2 * PAGE
+    assert tables.table_pages == 3

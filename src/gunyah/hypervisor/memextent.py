@@ -255,6 +255,8 @@ class MemExtent(KernelObject):
         """
         if partition is not self.partition or self.access & _RW != _RW:
             raise HypervisorError(Error.DENIED, f"{self} (access {self.access}) cannot be attached to {partition}")
+        if not self.system.ram.contains(self.base, self.size):
+            raise HypervisorError(Error.DENIED, f"{self} at {self.base:#x} is not RAM: it cannot be attached")
         if size > self.size:
             raise HypervisorError(Error.ARGUMENT_SIZE, f"{self} has {self.size:#x} bytes, {size:#x} are needed")
         if self.sparse:

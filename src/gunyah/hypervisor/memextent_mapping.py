@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from gunyah.abi.errors import Error
 from gunyah.abi.memory import SPARSE_IPA_BITS, SPARSE_PA_BITS, Access, MappingAttributes, MemextentMemtype
-from gunyah.abi.types import PAGE_MASK, PAGE_SIZE, U64
+from gunyah.abi.types import PAGE_MASK, U64
 from gunyah.hypervisor.addrspace import atomically
 from gunyah.hypervisor.errors import HypervisorError
 
@@ -255,9 +255,7 @@ def clean_range(extent: MemExtent, offset: int, size: int, *, zero: bool) -> Non
         return
     ram = extent.system.ram
     for at, count in extent.owned(pa, size):
-        if ram.contains(at, count):
-            ram.fill(at, count)
-        else:
-            for page in range(at, at + count, PAGE_SIZE):
-                if ram.contains(page, PAGE_SIZE):
-                    ram.fill(page, PAGE_SIZE)
+        for base, length in ram.regions:
+            start, end = max(at, base), min(at + count, base + length)
+            if start < end:
+                ram.fill(start, end - start)

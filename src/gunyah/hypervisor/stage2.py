@@ -32,6 +32,7 @@ STRIDE = 9
 LAST_LEVEL = 3
 ENTRIES = 1 << STRIDE
 MAX_CONCATENATED = 16
+MAX_IPA_BITS = 48
 
 VALID = 1
 TABLE = 3
@@ -127,7 +128,7 @@ def _start(ipa_bits: int) -> tuple[int, int]:
     """Start level and number of its entries: the fewest levels with at most 16 concatenated tables."""
     for level in (2, 1, 0):
         bits = ipa_bits - _shift(level)
-        if 1 <= bits <= STRIDE + MAX_CONCATENATED.bit_length() - 1:
+        if 1 <= bits <= STRIDE + MAX_CONCATENATED.bit_length() - 1 and ipa_bits <= MAX_IPA_BITS:
             return level, 1 << bits
     raise ValueError(f"stage 2 cannot translate {ipa_bits}-bit addresses with a 4 KiB granule")
 
