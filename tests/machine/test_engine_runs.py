@@ -461,6 +461,55 @@ def test_virtual_clock_moves_under_a_delay_loop() -> None:
     assert 10_000 <= clock.ticks() < 20_000
 
 
+def test_virtual_clock_stops_the_same_program_at_the_same_place_every_time() -> None:
+    program = (
+        0xD53BE043,  # mrs x3, cntvct_el0
+        0x8B030021,  # add x1, x1, x3
+        0x92400824,  # and x4, x1, #7
+        0xF1000484,  # 1: subs x4, x4, #1
+        0x54FFFFE5,  # b.pl 1b
+        0xF9000001,  # str x1, [x0]
+        0x361FFF41,  # tbz x1, #3, .-24
+        0xD4000022,  # hvc #1
+        0x17FFFFF8,  # b .-32
+    )
+
+    def trace(disturbed: bool) -> list[tuple[int, ...]]:
+        rig = Rig(VirtualClock())
+        rig.exits.hvc = lambda immediate: True
+        rig.start(program, DATA)
+        stops = []
+        kicker = threading.Event()
+
+        def disturb() -> None:
+            while not kicker.wait(0.0005):
+                rig.core.kick()
+
+        thread = threading.Thread(target=disturb)
+        if disturbed:
+            thread.start()
+        for slice_number in range(1, 30):
+            while rig.core.run_until(1000 * slice_number) is not Stop.DEADLINE:
+                pass
+            stops.append((rig.core.clock.ticks(), rig.registers.pc, rig.registers.pstate, *rig.x))
+        kicker.set()
+        if disturbed:
+            thread.join()
+        return stops
+
+    expected = trace(False)
+    assert trace(False) == expected
+    assert trace(True) == expected
+    assert all(1000 * n <= stop[0] < 1000 * n + 20 for n, stop in enumerate(expected, 1))
+
+
+def test_deadline_in_ticks_is_host_time_on_a_real_clock(rig: Rig) -> None:
+    rig.start(SPIN)
+    deadline = rig.core.clock.ticks() + 62_500
+    assert rig.core.run_until(deadline) is Stop.DEADLINE
+    assert rig.core.clock.ticks() >= deadline
+
+
 def test_nothing_runs_without_a_context_or_inside_a_handler(rig: Rig) -> None:
     program = (
         0xD4000022,  # hvc #1

@@ -9,6 +9,7 @@ somebody advances it, so that a time-out of a minute costs nothing and the same 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Final, Protocol, runtime_checkable
 
 from .board import COUNTER_FREQUENCY
@@ -72,16 +73,24 @@ class VirtualClock:
         if start < 0 or read_step < 0:
             raise ValueError(f"a virtual clock starts at {start} and steps by {read_step}: neither may be negative")
         self._now = start
+        self._running: Callable[[], int] | None = None
         self.read_step = read_step
 
     def ticks(self) -> int:
         """Counter value now, in ticks; asking does not change it."""
-        return self._now
+        return self._now if self._running is None else self._now + self._running()
 
     def sample(self) -> int:
-        """Counter value for a guest's read: time has passed since the last one."""
-        self._now += self.read_step
-        return self._now
+        """Counter value for a guest's read: time has passed since the last one, unless instructions make it pass."""
+        if self._running is None:
+            self._now += self.read_step
+        return self.ticks()
+
+    def drive(self, running: Callable[[], int] | None) -> None:
+        """Let native code that runs now move time: `running()` gives the ticks since it began, None ends it."""
+        if self._running is not None:
+            self._now += self._running()
+        self._running = running
 
     def advance(self, ticks: int) -> None:
         """Let `ticks` ticks pass."""
@@ -91,8 +100,7 @@ class VirtualClock:
 
     def advance_to(self, ticks: int) -> None:
         """Let time pass until `ticks`; a moment that is past changes nothing."""
-        if ticks > self._now:
-            self._now = ticks
+        self._now += max(0, ticks - self.ticks())
 
     def seconds_until(self, ticks: int) -> float:
         """Nobody has to wait for a virtual clock."""

@@ -13,9 +13,10 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from ..clock import Clock, RealClock
+from ..clock import NS_PER_TICK, Clock, RealClock, VirtualClock
 from ..memory import PhysicalMemory
 from . import unicorn_private as private
+from .count import UNLIMITED, Count
 from .dispatch import Plain, exit_function, set_hook
 from .exits import ExitHandler, Stop
 from .intercept import Intercepts
@@ -130,6 +131,7 @@ class Core:
             self._ram.append((base, base + size, lib.ram_address(self.handle, host) - base))
         self._plain = Plain(self)
         self._entries, self._keep = set_hook(self, exit_function(self, exits, self._plain), native=native_entry)
+        self._count = Count(self, self._stop_flags) if isinstance(self.clock, VirtualClock) else None
         self._intercepts = Intercepts(self)
         self._intercepts.timers()
         self._intercepts.count_cache_maintenance(self._plain.maintenance)
@@ -202,8 +204,21 @@ class Core:
     def run(self, deadline_ns: int | None = None) -> Stop:
         """Run the loaded context until a handler wants to leave, `kick`, or the deadline.
 
-        `deadline_ns` is a moment of `time.monotonic_ns()`. Raises what a handler raised, and `EngineError`.
+        `deadline_ns` is a moment of `time.monotonic_ns()`. Raises what a handler raised, and `EngineError`. A core
+        with a virtual clock is better run by `run_until`, which is repeatable.
         """
+        return self._run(deadline_ns, UNLIMITED)
+
+    def run_until(self, ticks: int) -> Stop:
+        """Run as `run` does, with a moment of the core's own clock, in ticks, as the deadline.
+
+        With a virtual clock that is a number of instructions, so the same program stops at the same place every time.
+        """
+        if self._count is None:
+            return self._run(ticks * NS_PER_TICK, UNLIMITED)
+        return self._run(None, ticks - self.clock.ticks())
+
+    def _run(self, deadline_ns: int | None, budget: int) -> Stop:
         if self.context is None:
             raise EngineError(f"core {self.index} has no context to run")
         if self.running:
@@ -211,17 +226,22 @@ class Core:
         timer = kicker(self.library.code)
         emu_start = self.library.emu_start
         registers = self.registers
+        count = self._count
         if len(self._shared) > 1:
             # Another core may have run TLB maintenance for this one meanwhile.
             self.library.tlb_flush(self.cpu_state)
         self._started = True
         self.running = True
         timer.aim(*self._stop_flags)
+        if count is not None:
+            count.begin(budget)
         try:
             while True:
                 if self._kicked:
                     self._kicked = False
                     return Stop.KICK
+                if count is not None and count.exhausted:
+                    return Stop.DEADLINE
                 now = time.monotonic_ns()
                 if deadline_ns is None:
                     timer.arm(now, now + _TICK_NS)
@@ -248,6 +268,8 @@ class Core:
         finally:
             timer.disarm()
             self.running = False
+            if count is not None:
+                count.end()
 
     def _bus_error(self, code: int) -> None:
         """Stage 2 led to a physical address without memory: the bus answers with an external abort."""

@@ -1,0 +1,88 @@
+"""Counting instructions: what makes a native VM on a virtual clock repeatable.
+
+Host time must not matter then, so the engine calls a few machine instructions at the start of each block of translated
+code, which take the block's length off a budget and stop the engine when that is used up. How code falls into blocks
+depends on the code alone, so the same program is stopped at the same place every time. A block that an exception ends
+counts whole. This slows code down by a nanosecond a block, so a core on the real clock does without.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING, Final
+
+from ..clock import VirtualClock
+from . import unicorn_private as private
+
+if TYPE_CHECKING:
+    from .core import Core
+
+INSTRUCTIONS_PER_TICK: Final = 16
+"""Speed of a core on a virtual clock: 1 instruction per nanosecond."""
+
+UNLIMITED: Final = 1 << 50
+"""Ticks of a run without budget."""
+
+_BYTES_PER_TICK: Final = 4 * INSTRUCTIONS_PER_TICK
+
+# hook(uc, address, size, block)
+_CODE: Final = bytes.fromhex(
+    "89d2"  # mov edx, edx
+    "482911"  # sub [rcx], rdx
+    "7801"  # js stop
+    "c3"  # ret
+    "488b4108"  # stop: mov rax, [rcx + 8]
+    "c60001"  # mov byte [rax], 1
+    "488b4110"  # mov rax, [rcx + 16]
+    "c60001"  # mov byte [rax], 1
+    "488b4118"  # mov rax, [rcx + 24]
+    "66c700ffff"  # mov word [rax], -1
+    "c3"  # ret
+)
+
+
+class Count:
+    """Budget of one core, driving its virtual clock while it runs."""
+
+    def __init__(self, core: Core, stop_flags: tuple[int, int, int]) -> None:
+        assert isinstance(core.clock, VirtualClock)
+        self._clock = core.clock
+        self._block = (ctypes.c_int64 * 4)(0, *stop_flags)
+        self._granted = 0
+        self._rest = 0
+        self.executed = 0
+        """Instructions executed before the present run."""
+        handle = ctypes.c_size_t()
+        core.check(
+            core.library.hook_add(
+                core.handle,
+                ctypes.addressof(handle),
+                private.UC_HOOK_BLOCK,
+                core.library.code.place(_CODE),
+                ctypes.addressof(self._block),
+                1,
+                0,
+            ),
+            "instructions cannot be counted",
+        )
+
+    def begin(self, ticks: int) -> None:
+        """Start a run of at most `ticks` ticks; what the last one left of a tick counts."""
+        self._granted = ticks * _BYTES_PER_TICK - self._rest
+        self._block[0] = self._granted
+        self._clock.drive(self._elapsed)
+
+    def _elapsed(self) -> int:
+        return (self._granted - self._block[0] + self._rest) // _BYTES_PER_TICK
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the budget is used up."""
+        return self._block[0] <= 0
+
+    def end(self) -> None:
+        """End the run: the clock stands still again."""
+        used = self._granted - self._block[0]
+        self._clock.drive(None)
+        self.executed += used // 4
+        self._rest = (used + self._rest) % _BYTES_PER_TICK
