@@ -71,7 +71,9 @@ def _accept_exclusive(rm: ResourceManager, vm: Vm, parcel: Memparcel, ipa: int, 
 
 
 def accept_image(rm: ResourceManager, vm: Vm) -> None:
-    """The image memparcel at the configured base; locked as long as the VM needs it. An image that is shared serves too."""
+    """The image memparcel at the configured base; locked as long as the VM needs it. An image that is shared serves
+    too.
+    """
     if vm.image is None:
         raise RmFailure(RmError.VM_STATE, f"VM {vm.vmid} has no image")
     parcel = rm.parcels.lookup(vm.image.handle)
@@ -168,7 +170,7 @@ def accept_remaining(rm: ResourceManager, vm: Vm) -> None:
 
 
 def accept_private(rm: ResourceManager, vm: Vm, size: int) -> int:
-    """Private memparcels, one after the other behind ``size`` bytes of base memory; the new size. Failures only warn."""
+    """Accept private memparcels behind ``size`` bytes of base memory; the new size. Failures only warn."""
     memory = config_of(vm).memory
     for parcel in rm.parcels.targeting(vm.vmid):
         member = parcel.member(vm.vmid)

@@ -1,7 +1,7 @@
 """IPA ranges of one VM: which are taken, which are free, and which carry a tag from IPA_RESERVE (rm-rpc.md 11).
 
-Addresses are IPAs, sizes bytes, both multiples of 4096. Automatic allocation stays out of the ranges reserved for devices;
-a caller that names an address may use them (a VM's base memory or a device window may lie anywhere).
+Addresses are IPAs, sizes bytes, both multiples of 4096. Automatic allocation stays out of the ranges reserved for
+devices; a caller that names an address may use them (a VM's base memory or a device window may lie anywhere).
 """
 
 from __future__ import annotations

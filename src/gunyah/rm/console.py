@@ -1,8 +1,9 @@
 """Console service: OPEN, CLOSE, WRITE, FLUSH and the CONSOLE_CHARS notification (rm-behaviour.md 8, rm-rpc.md 10).
 
-A console has a self end and an owner end; the target field of a request chooses: 0 is the caller's self end, a VMID the owner
-end of that VM's console. A VM with loopback is the owner of its own console (rm-behaviour.md 8.2): what it writes at one end
-it receives at the other, and a write with an end closed is dropped without an error, because a v4 guest cannot bear one.
+A console has a self end and an owner end; the target field of a request chooses: 0 is the caller's self end, a VMID the
+owner end of that VM's console. A VM with loopback is the owner of its own console (rm-behaviour.md 8.2): what it writes
+at one end it receives at the other, and a write with an end closed is dropped without an error, because a v4 guest
+cannot bear one.
 """
 
 from __future__ import annotations

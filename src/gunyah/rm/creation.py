@@ -1,4 +1,4 @@
-"""VM_CONFIG_IMAGE, VM_AUTH_IMAGE, VM_INIT: from an empty record to a VM that is ready to start (rm-rpc.md 6, rm-behaviour.md 5)."""
+"""VM_CONFIG_IMAGE, VM_AUTH_IMAGE, VM_INIT: from an empty record to a VM ready to start (rm-rpc.md 6)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Virtual devices between a VM and its peers: doorbells, queues, queue pairs, shared memory, virtio-MMIO (rm-behaviour.md 6.5).
+"""Virtual devices between a VM and its peers: doorbells, queues, shared memory, virtio (rm-behaviour.md 6.5).
 
-A device has ends. The VM that configures it gets its end; a peer that is the owner gets its end at once, without asking for it.
-Two siblings find each other: the first one's device waits under its label until the other configures the counterpart, which then
-joins it instead of making a second one.
+A device has ends. The VM that configures it gets its end; a peer that is the owner gets its end at once, without asking
+for it. Two siblings find each other: the first one's device waits under its label until the other configures the
+counterpart, which then joins it instead of making a second one.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Faults that a test can make RM have: context managers that refuse, drop, delay or duplicate answers, or run out of memory.
+"""Faults that a test can make RM have: refused, dropped, delayed or duplicated answers, memory that runs out.
 
     with system.rm.faults.deny("VM_START", RmError.BUSY):
         ...
     with system.rm.faults.nomem(map=3):
         ...
 
-A rule holds inside its ``with`` block, for the messages it names (all when it names none), the client it names (any), and at
-most ``times`` times. Without rules the cost is one test of an empty list.
+A rule holds inside its ``with`` block, for the messages it names (all when it names none), the client it names (any),
+and at most ``times`` times. Without rules the cost is one test of an empty list.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Hardware interrupts: who owns each, and lending them to other VMs (rm-rpc.md 9, rm-behaviour.md 10).
 
-A handle is a random number of this boot plus the interrupt's hardware number. An interrupt has a hardware number and, in each
-VM, a number of that VM's controller; the two are kept apart.
+A handle is a random number of this boot plus the interrupt's hardware number. An interrupt has a hardware number and,
+in each VM, a number of that VM's controller; the two are kept apart.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Messages that later Linux sends and the public RM lacks: boot registers, demand paging, address layout (rm-rpc.md 13).
+"""Messages that later Linux sends and the public RM lacks (rm-rpc.md 13).
 
-The reference answers UNIMPLEMENTED to all of them. Here they work as the later drivers expect: boot registers are set at start,
-the address layout moves the image, and a VM may be told its demand-paged ranges, all of which are backed when it starts.
+The reference answers UNIMPLEMENTED to all of them. Here they work as the later drivers expect: boot registers are set
+at start, the address layout moves the image, and a VM may be told its demand-paged ranges, all of which are backed when
+it starts.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Life of secondary VMs: allocate, start, stop, exit, reset, deallocate, and the reports about it (rm-rpc.md 6, rm-behaviour.md 11)."""
+"""Life of secondary VMs: allocate, start, stop, exit, reset, deallocate, and the reports about it.
+
+Messages as in rm-rpc.md 6, exit and reset as in rm-behaviour.md 11.
+"""
 
 from __future__ import annotations
 
@@ -131,7 +134,7 @@ def report_exit(
     code: int = ExitCode.NORMAL,
     extra: tuple[int, ...] = (),
 ) -> None:
-    """Stop all vCPUs, EXITED, VM_STATUS to peers, VM_EXITED to the owner; raises RmFailure where EXITED is impossible."""
+    """EXITED: vCPUs stopped, VM_STATUS to peers, VM_EXITED to the owner; RmFailure where that is impossible."""
     vm.become(VmStatus.EXITED)
     if vm.objects is not None:
         stop_vcpus(rm, vm, vm.objects)

@@ -1,7 +1,7 @@
 """One client's link to RM: the queue pair as RM holds it, its buffers and interrupts, and both halves of the framing.
 
-RM takes no further request of a client while that client's answer still waits for room in its queue, so a client that does
-not read blocks itself only, and RM holds a bounded amount for it (rm-rpc.md 1.5, 1.6).
+RM takes no further request of a client while that client's answer still waits for room in its queue, so a client that
+does not read blocks itself only, and RM holds a bounded amount for it (rm-rpc.md 1.5, 1.6).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The Resource Manager itself: its parts, its event loop, and the dispatch of requests (rm-behaviour.md 2).
 
-RM is one vCPU and one loop: it serves transmit and receive interrupts of its clients' queues, halt interrupts of their vCPUs,
-and deferred work one piece per pass, so that nobody waits for another VM's destruction. Handlers are functions
-``(rm, client, payload) -> reply data`` that raise RmFailure to refuse; whatever else they raise is a defect of RM that is logged,
-answered DENIED and survived.
+RM is one vCPU and one loop: it serves transmit and receive interrupts of its clients' queues, halt interrupts of their
+vCPUs, and deferred work one piece per pass, so that nobody waits for another VM's destruction. Handlers are functions
+``(rm, client, payload) -> reply data`` that raise RmFailure to refuse; whatever else they raise is a defect of RM that
+is logged, answered DENIED and survived.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from gunyah.rm.irq import IrqManager
 from gunyah.rm.link import Link
 from gunyah.rm.log import Log
 from gunyah.rm.memory import Memory
-from gunyah.rm.memparcel import MemparcelTable
+from gunyah.rm.memparcel_table import MemparcelTable
 from gunyah.rm.rpc import Message, sequence_numbers
 from gunyah.rm.virq import VirqAllocator
 from gunyah.rm.vm import Vm, VmTable
@@ -59,7 +59,8 @@ _OWN_SPI_LAST = 95
 class ResourceManager:
     """One Resource Manager. Made before the machine starts; ``program`` is the root VM's code.
 
-    ``log``, ``faults`` and ``observers`` are for whoever looks from outside; nothing else is meant to be touched while it runs.
+    ``log``, ``faults`` and ``observers`` are for whoever looks from outside; nothing else is meant to be touched while
+    it runs.
     """
 
     def __init__(self) -> None:
@@ -191,7 +192,7 @@ class ResourceManager:
 
     def _serve_message(self, link: Link, message: Message) -> None:
         if message.type is not MessageType.REQUEST:
-            # Replies mean nothing here, and notifications count from the hypervisor's pseudo-client only (rm-rpc.md 1.6).
+            # Replies mean nothing here; notifications count from the hypervisor's pseudo-client only (rm-rpc.md 1.6).
             return
         for observer in self.observers:
             observer(link.vm.vmid, "request", message.id, message.payload)

@@ -1,9 +1,9 @@
-"""RM's hold on physical memory: parent extents, what each VM owns, moving pages and mapping them (rm-behaviour.md 3 and 9).
+"""RM's hold on physical memory: parent extents, what each VM owns, moving pages and mapping them.
 
-All RAM that VMs may own hangs in one sparse parent extent, all device space in the extent RM got at boot. Every VM that owns
-memory, and every memparcel, is a sparse child of one of the two, so pages move between them by sibling donation, and the
-hypervisor's invariant (only the owning extent can be mapped) makes each RM rule a rule of the MMU. All DDR children start at
-physical address 0, device children at the device base, so an offset is the same in all of them.
+All RAM that VMs may own hangs in one sparse parent extent, all device space in the extent RM got at boot. Every VM that
+owns memory, and every memparcel, is a sparse child of one of the two, so pages move between them by sibling donation,
+and the hypervisor's invariant (only the owning extent can be mapped) makes each RM rule a rule of the MMU. All DDR
+children start at physical address 0, device children at the device base, so an offset is the same in all of them.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class Window:
 
 
 class Memory:
-    """Parent extents and the operations on their children. ``before`` is called before each mapping (fault injection)."""
+    """Parent extents and the operations on their children. ``before`` is called before each of them (faults)."""
 
     def __init__(self, hyp: Hypercalls, environment: Environment) -> None:
         self.hyp = hyp

@@ -1,7 +1,7 @@
-"""The nodes RM adds to a device tree: /hypervisor with the RM link, for both generations of guests (rm-behaviour.md 4 and 7).
+"""The nodes RM adds to a device tree: /hypervisor with the RM link (rm-behaviour.md 4 and 7).
 
-The 2023 profile gets the structure recorded from the reference (reference.md 2); the v4 profile gets what the v4 binding
-describes, plus "simple-bus", without which its kernel creates no device for the child (linux-clients.md 1).
+The 2023 profile gets the structure recorded from the reference (reference.md 2); the v4 profile gets what the v4
+binding describes, plus "simple-bus", without which its kernel creates no device for the child (linux-clients.md 1).
 """
 
 from __future__ import annotations

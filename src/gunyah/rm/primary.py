@@ -1,4 +1,7 @@
-"""RM's own record and the primary VM: objects, memory, interrupts, device tree, power-on (rm-behaviour.md 3, reference.md 2)."""
+"""RM's own record and the primary VM: objects, memory, interrupts, device tree, power-on.
+
+What the primary VM gets is rm-behaviour.md 3; what it sees of it, reference.md 2.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RM-RPC framing as RM does it: reassembly of what a client sends, fragmentation and queueing of what it gets (rm-rpc.md 1).
+"""RM-RPC framing as RM does it: reassembly of what a client sends, queues of what it gets (rm-rpc.md 1).
 
 Both halves are plain state machines without hypercalls. ``Assembler`` takes queue messages and gives whole messages; it
 holds at most one, so its memory is bounded by 63 packets. ``Outbox`` holds the message in flight, at most one waiting

@@ -1,12 +1,14 @@
 """What RM writes into a secondary VM's device tree before the VM starts (rm-behaviour.md 7).
 
-The nodes carry the names of both generations, so that a v4 guest and a later one find their hypervisor. Memory that the tree itself
-reserves, and labelled memparcels nothing else has claimed, are accepted here, because their addresses end up in the tree.
+The nodes carry the names of both generations, so that a v4 guest and a later one find their hypervisor. Memory that the
+tree itself reserves, and labelled memparcels nothing else has claimed, are accepted here, because their addresses end
+up in the tree.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 from gunyah.abi.devicetree import (
     COMPATIBLE_CAPABILITY,
@@ -224,10 +226,7 @@ class _Writer:
         if vm.uri:
             identity.set_strings(Property.VM_URI, vm.uri)
         if any(vm.guid):
-            digits = vm.guid.hex()
-            cuts = (0, 8, 12, 16, 20, 32)
-            words = (digits[a:b] for a, b in zip(cuts, cuts[1:], strict=False))
-            identity.set_strings(Property.VM_GUID, "-".join(words))
+            identity.set_strings(Property.VM_GUID, str(UUID(bytes=vm.guid)))
         pairs = [d for d in config.devices if d.kind is VdeviceType.MESSAGE_QUEUE_PAIR and d.peer]
         if pairs:
             identity.set_strings(Property.PEERS, *(d.peer or "" for d in pairs))

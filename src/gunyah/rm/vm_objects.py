@@ -1,7 +1,8 @@
-"""What RM holds in the hypervisor for one VM: capability space, address space, interrupt controller, vCPUs, links, devices.
+"""What RM holds in the hypervisor for one VM: spaces, controller, vCPUs, links, devices.
 
-``VmObjects`` makes objects with ordinary hypercalls and keeps the capability of each, so that ``destroy`` gives everything back
-in reverse order. Objects are made complete or not at all: a creation that fails leaves its parts in the list for ``destroy``.
+``VmObjects`` makes objects with ordinary hypercalls and keeps the capability of each, so that ``destroy`` gives
+everything back in reverse order. Objects are made complete or not at all: a creation that fails leaves its parts in the
+list for ``destroy``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The VM configuration a loader hands over in the guest's device tree, checked with one sentence per refusal (rm-behaviour.md 6).
+"""The VM configuration a loader hands over in the device tree, one sentence per refusal (rm-behaviour.md 6).
 
-``check`` is pure: a tree and a policy give a configuration or the reasons why there is none, so the same sentences can be had
-before anything is started. RM answers MEM_INVALID for a tree it cannot make sense of, ARGUMENT_INVALID for one that asks for what
-it may not have, NORESOURCE for objects that cannot be made (rm-rpc.md 6).
+``check`` is pure: a tree and a policy give a configuration or the reasons why there is none, so the same sentences can
+be had before anything is started. RM answers MEM_INVALID for a tree it cannot make sense of, ARGUMENT_INVALID for one
+that asks for what it may not have, NORESOURCE for objects that cannot be made (rm-rpc.md 6).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Virtual devices in a VM configuration: nodes anywhere in the tree that carry ``vdevice-type`` (rm-behaviour.md 6.5)."""
+"""Virtual devices in a VM configuration: nodes anywhere in the tree with ``vdevice-type`` (rm-behaviour.md 6.5)."""
 
 from __future__ import annotations
 
