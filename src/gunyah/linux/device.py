@@ -159,6 +159,9 @@ class Bus:
             self.core.defer(dev)
             return False
         except (OSError, FdtError) as failure:
+            if isinstance(failure, OSError) and failure.errno == errno.ENODEV:
+                self.core.services.log.debug(f"{driver.name}: probe of {dev.name} rejects match: {failure.strerror}")
+                return False
             self.core.services.log.err(f"{driver.name}: probe of {dev.name} failed with {name_of(failure)}")
             return False
         return True

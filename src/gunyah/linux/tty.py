@@ -217,6 +217,7 @@ class Tty:
             return
         self.hung_up = True
         self.ldisc.flush()
+        self.driver.flush_buffer(self.port)
         self.read_wait.wake_all()
         self.write_wait.wake_all()
         self._tell_files()
