@@ -300,10 +300,13 @@ def test_addresses_from_nowhere_fault(root: Partition) -> None:
     assert addrspace.fault_at((1 << 36) - 2, READ) is None
 
 
-def test_listeners_hear_of_every_lost_translation(root: Partition) -> None:
+def test_listeners_hear_of_every_change(root: Partition) -> None:
     extent, addrspace = basic(root), space(root)
     heard: list[tuple[int, int]] = []
     addrspace.change_listeners.append(lambda ipa, size: heard.append((ipa, size)))
+    map_extent(extent, addrspace, V, RWX)
+    assert heard == [(V, 2 * MIB)]
+    heard.clear()
     map_extent(extent, addrspace, V, RWX)
     assert heard == []
     derive(extent, 0, 2 * PAGE, 4)
@@ -446,3 +449,12 @@ def test_an_address_space_returns_everything(root: Partition) -> None:
         addrspace.put()
     assert root.heap.used == used
     assert root.system.vmids == {}
+
+
+def test_the_page_cache_is_bounded(root: Partition, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gunyah.hypervisor.addrspace.CACHE_LIMIT", 4)
+    extent, addrspace = basic(root), space(root)
+    map_extent(extent, addrspace, V, RW)
+    for page in range(64):
+        assert addrspace.translate(V + page * PAGE + 1, READ) == RAM + page * PAGE + 1
+        assert len(addrspace._cache) <= 4

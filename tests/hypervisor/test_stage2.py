@@ -159,6 +159,12 @@ def test_a_changed_descriptor_is_broken_before_it_is_made() -> None:
     tables.map(0x4000_0000, PAGE, 0x4000_0000, RWX)
     tables.map(0x9000_0000, PAGE, 0x4000_0000, RWX)
     assert seen == [], "nothing valid has changed"
+    made: list[tuple[int, int]] = []
+    tables.made_listeners.append(lambda ipa, size: made.append((ipa, size)))
+    tables.map(0xA000_0000, 2 * MIB + PAGE, 0x4000_0000, RWX)
+    assert (seen, made) == ([], [(0xA000_0000, 2 * MIB + PAGE)])
+    tables.map(0xA000_0000, PAGE, 0x4000_0000, RWX)
+    assert len(made) == 1
 
 
 def test_ranges_outside_the_address_space_are_refused() -> None:

@@ -36,7 +36,7 @@ INFO_AREA_MAX = PAGE_SIZE
 # The reference keeps these ranges in tables that take 52 and 44 address bits.
 VMMIO_BITS = 52
 VDEVICE_BITS = 44
-CACHE_LIMIT = 1 << 16
+CACHE_LIMIT = 1 << 13
 
 _PAGE_MASK = PAGE_SIZE - 1
 _R, _W = int(Access.R), int(Access.W)
@@ -65,7 +65,8 @@ class Addrspace(KernelObject):
         self.read_only = False
         self.threads: set[Vcpu] = set()
         self.change_listeners: list[TlbListener] = []
-        """Told of every IPA range (bytes) whose translations have changed; cores drop what they have cached."""
+        """Told of every IPA range (bytes) where something else stands now: translations, devices. Cores drop what they
+        have cached."""
         self.slots: set[Slot] = set()
         """Mapping slots of extents that map into this address space."""
         self.info_extent: MemExtent | None = None
@@ -123,6 +124,7 @@ class Addrspace(KernelObject):
                 raise
             self._ram.fill(extent.base, extent.size)
         tables.listeners.append(self._changed)
+        tables.made_listeners.append(self._changed)
         self._tables = tables
         users[self.vmid] = self
 

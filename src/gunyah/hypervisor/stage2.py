@@ -154,12 +154,17 @@ class Stage2:
         self.start_level, self._root_entries = _start(ipa_bits)
         self._root_pages = max(1, self._root_entries * 8 // PAGE_SIZE)
         self.listeners: list[TlbListener] = []
+        """Told before a broken descriptor is replaced: TLBs may hold the old translation."""
+        self.made_listeners: list[TlbListener] = []
+        """Told when a change is complete that put translations where there were none: no TLB holds anything."""
         self._views: dict[int, memoryview[int]] = {}
         self._valid: dict[int, int] = {}
         self._marks: list[tuple[int, int, int]] = []
         self._undo: list[tuple[int, int, bytes, int]] = []
         self._made: list[int] = []
         self._dropped: list[int] = []
+        # IPA range of what has been made where nothing was, in the open transaction.
+        self._fresh = (1 << ipa_bits, 0)
         self._decoded: dict[int, MappingAttributes] = {}
         self.root = heap.allocate(self._root_pages)
         self._open(self.root, self._root_pages)
@@ -199,6 +204,11 @@ class Stage2:
             for table in self._dropped:
                 self._close(table)
             self._dropped.clear()
+            start, end = self._fresh
+            if start < end:
+                self._fresh = (1 << self.ipa_bits, 0)
+                for listener in self.made_listeners:
+                    listener(start, end - start)
 
     def abort(self) -> None:
         """Put the tables back as they were at the last `begin`."""
@@ -213,6 +223,8 @@ class Stage2:
         del self._dropped[dropped:]
         while len(self._made) > made:
             self._close(self._made.pop())
+        if not self._marks:
+            self._fresh = (1 << self.ipa_bits, 0)
         self._invalidate(0, 1 << self.ipa_bits)
 
     def _invalidate(self, ipa: int, size: int) -> None:
@@ -262,6 +274,9 @@ class Stage2:
                 for entry in before:
                     if entry & _TYPE == TABLE:
                         self._drop_tree(entry, level)
+        elif level == LAST_LEVEL or new[0] & _TYPE != TABLE:
+            start, end = self._fresh
+            self._fresh = min(start, ipa), max(end, ipa + (count << _shift(level)))
         view[index : index + count] = memoryview(new)
         self._valid[table] += count - new.count(0) - broken
 
