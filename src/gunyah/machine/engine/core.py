@@ -244,7 +244,8 @@ class Core:
                     return Stop.DEADLINE
                 now = time.monotonic_ns()
                 if deadline_ns is None:
-                    timer.arm(now, now + _TICK_NS)
+                    if count is None or count.watched:
+                        timer.arm(now, now + _TICK_NS)
                 elif now < deadline_ns:
                     timer.arm(now, deadline_ns)
                 else:

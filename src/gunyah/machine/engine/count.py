@@ -23,20 +23,27 @@ INSTRUCTIONS_PER_TICK: Final = 16
 UNLIMITED: Final = 1 << 50
 """Ticks of a run without budget."""
 
+UNWATCHED: Final = 6_250_000
+"""Ticks (a tenth of a second) that may pass before the host is looked after."""
+
 _BYTES_PER_TICK: Final = 4 * INSTRUCTIONS_PER_TICK
 
-# hook(uc, address, size, block)
+# hook(uc, address, size, block), called before the engine looks at its stop flags: a block that will not run is not
+# counted
 _CODE: Final = bytes.fromhex(
+    "488b4118"  # mov rax, [rcx + 24]
+    "66833800"  # cmp word [rax], 0
+    "750b"  # jne done                    (a stop is under way)
+    "48833900"  # cmp qword [rcx], 0
+    "7e06"  # jle stop
     "89d2"  # mov edx, edx
     "482911"  # sub [rcx], rdx
-    "7801"  # js stop
-    "c3"  # ret
-    "488b4108"  # stop: mov rax, [rcx + 8]
+    "c3"  # done: ret
+    "66c700ffff"  # stop: mov word [rax], -1
+    "488b4108"  # mov rax, [rcx + 8]
     "c60001"  # mov byte [rax], 1
     "488b4110"  # mov rax, [rcx + 16]
     "c60001"  # mov byte [rax], 1
-    "488b4118"  # mov rax, [rcx + 24]
-    "66c700ffff"  # mov word [rax], -1
     "c3"  # ret
 )
 
@@ -50,6 +57,8 @@ class Count:
         self._block = (ctypes.c_int64 * 4)(0, *stop_flags)
         self._granted = 0
         self._rest = 0
+        self.watched = False
+        """Whether the present run is too long to go without interruption by the host."""
         self.executed = 0
         """Instructions executed before the present run."""
         handle = ctypes.c_size_t()
@@ -70,6 +79,7 @@ class Count:
         """Start a run of at most `ticks` ticks; what the last one left of a tick counts."""
         self._granted = ticks * _BYTES_PER_TICK - self._rest
         self._block[0] = self._granted
+        self.watched = ticks > UNWATCHED
         self._clock.drive(self._elapsed)
 
     def _elapsed(self) -> int:
