@@ -45,7 +45,7 @@ lint: $(DEV) ## Style (ruff) and types (mypy --strict).
 	@$(BIN)/mypy
 
 docs: $(DEV) ## Generate the reference pages from the tables.
-	@$(BIN)/python tools/generate_docs.py
+	@$(BIN)/python -m tools.generate_docs
 
 clean: ## Remove the private environment and all caches.
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist site

@@ -62,7 +62,7 @@ def test_every_numbered_promise_has_its_test() -> None:
 
 
 def test_generated_pages_are_current() -> None:
-    command = [sys.executable, "tools/generate_docs.py", "--check"]
+    command = [sys.executable, "-m", "tools.generate_docs", "--check"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
 
