@@ -179,7 +179,7 @@ def test_bind_and_unbind_name_a_device_and_refuse_others():
     write = machine.kernel.sysfs.write
     base = "/sys/bus/platform/drivers/gh_rsc_mgr/"
     for file, name in (("unbind", b"nothing"), ("bind", b"hypervisor"), ("bind", RM_NODE.encode())):
-        with pytest.raises(OSError, match="no device that|does not match") as failure:
+        with pytest.raises(OSError, match=r"no device that|does not match") as failure:
             machine.do(write, base + file, name)
         assert failure.value.errno == errno.ENODEV
     assert "driver" in machine.kernel.sysfs.listdir(f"/sys/bus/platform/devices/{RM_NODE}")

@@ -7,7 +7,7 @@ from gunyah.abi.profile import PUBLIC_2023, V4
 from gunyah.abi.rm import ConsoleWrite, Header, MessageId, MessageType, NotificationId
 from gunyah.linux.gunyah_tty import FIFO_SIZE, MAX_PORTS
 
-from .scripted import Machine, reply_to
+from .scripted import TREE, Machine, reply_to
 
 OWN = 45
 CHARS = NotificationId.VM_CONSOLE_CHARS
@@ -183,7 +183,7 @@ def test_hang_up_ends_readers_and_writers_and_a_new_open_works(machine):
 
 
 def test_unbinding_the_driver_hangs_up_and_rebinding_brings_the_terminals_back(machine):
-    gh0, gh1 = pair(machine)
+    _gh0, gh1 = pair(machine)
     kernel = machine.kernel
     reader = kernel.submit(gh1.read, 10)
     machine.run(seconds=0.1)
@@ -208,7 +208,7 @@ def test_unbinding_the_driver_hangs_up_and_rebinding_brings_the_terminals_back(m
     [b"", b"\x2d", b"\x2d\0\x01", b"\x2d\0\x05\0abc", b"\x2d\0\x01\0abc", b"\xff\xff\x01\0a", b"\x2d\0\0\0"],
 )
 def test_a_malformed_notification_changes_nothing(machine, payload):
-    gh0, gh1 = pair(machine)
+    _gh0, gh1 = pair(machine)
     machine.inject(Header(MessageType.NOTIFICATION, CHARS).pack() + payload)
     machine.inject(chars(OWN, b"good"))
     assert machine.do(gh1.read, 100) == b"good"
@@ -216,7 +216,7 @@ def test_a_malformed_notification_changes_nothing(machine, payload):
 
 
 def test_more_than_fits_is_counted_as_overrun_not_as_memory(machine):
-    gh0, gh1 = pair(machine)
+    _gh0, _gh1 = pair(machine)
     for _ in range(400):
         machine.inject(chars(OWN, bytes(228)))
     machine.run(seconds=1)
@@ -287,6 +287,8 @@ def test_printk_goes_to_the_console_that_the_command_line_names():
 def test_without_any_console_argument_the_first_console_is_taken_and_with_another_none():
     assert len(Machine(LoopbackRm(), cmdline="quiet").kernel.log.consoles) == 1
     assert Machine(LoopbackRm(), cmdline="console=ttyAMA0 quiet").kernel.log.consoles == []
+    uart = TREE.replace("chosen {", 'chosen { stdout-path = "/pl011@9000000:115200n8";')
+    assert Machine(LoopbackRm(), cmdline="quiet", tree=uart).kernel.log.consoles == []
 
 
 def test_console_output_without_room_is_lost_and_blocks_nobody():

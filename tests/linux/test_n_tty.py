@@ -110,7 +110,7 @@ def test_signal_characters_signal_flush_and_do_not_arrive():
 
 
 def test_stop_and_start_hold_output():
-    ldisc, sink = cooked()
+    ldisc, _sink = cooked()
     ldisc.receive(b"\x13")
     assert ldisc.write(b"text") == 0
     ldisc.receive(b"\x11")

@@ -102,7 +102,7 @@ class Kernel:
         self.scheduler = scheduler = Scheduler(cpu)
         scheduler.on_error = self._oops
         self._start_ns = scheduler.timers.now_ns()
-        self.log = KernelLog(self.uptime_ns, named_consoles(self.cmdline))
+        self.log = KernelLog(self.uptime_ns, named_consoles(self.cmdline, tree))
         self.log.listeners.extend(self.on_log)
         gic = Gic(cpu, *find_gic(tree))
         self.services = Services(

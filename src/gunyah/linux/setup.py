@@ -35,9 +35,13 @@ def boot_arguments(tree: DeviceTree) -> str:
     return chosen.string("bootargs") if chosen is not None and "bootargs" in chosen else ""
 
 
-def named_consoles(cmdline: str) -> list[str]:
-    """Names of all ``console=`` arguments, without their options."""
-    return [word[8:].partition(",")[0] for word in cmdline.split() if word.startswith("console=")]
+def named_consoles(cmdline: str, tree: DeviceTree) -> list[str]:
+    """Names of all ``console=`` arguments, without their options; else what the tree's stdout-path names, if anything."""
+    named = [word[8:].partition(",")[0] for word in cmdline.split() if word.startswith("console=")]
+    chosen = tree.root.child("chosen")
+    if not named and chosen is not None and "stdout-path" in chosen:
+        named.append(chosen.string("stdout-path").partition(":")[0])
+    return named
 
 
 def find_gic(tree: DeviceTree) -> tuple[int, int]:
