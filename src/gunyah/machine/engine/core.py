@@ -85,6 +85,7 @@ class Core:
         self.exits = exits
         self.clock: Clock = clock if clock is not None else RealClock()
         self.library = lib = library()
+        self.code = private.ExecutableMemory()
         offsets = lib.offsets
         self._uc: Any = lib.open(buffer_size=buffer_size)
         self.handle: int = self._uc._uch.value
@@ -223,7 +224,7 @@ class Core:
             raise EngineError(f"core {self.index} has no context to run")
         if self.running:
             raise EngineError(f"core {self.index} is running already; a handler must not call run()")
-        timer = kicker(self.library.code)
+        timer = kicker()
         emu_start = self.library.emu_start
         registers = self.registers
         count = self._count

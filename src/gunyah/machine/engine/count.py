@@ -67,7 +67,7 @@ class Count:
                 core.handle,
                 ctypes.addressof(handle),
                 private.UC_HOOK_BLOCK,
-                core.library.code.place(_CODE),
+                core.code.place(_CODE),
                 ctypes.addressof(self._block),
                 1,
                 0,

@@ -204,7 +204,7 @@ def set_hook(core: Core, exit_to_el2: Callable[[int], None], *, native: bool) ->
             0,
             env + lib.offsets.env_syndrome,
         ]
-        entry, user = lib.code.place(_EXIT_CODE), ctypes.addressof(block)
+        entry, user = core.code.place(_EXIT_CODE), ctypes.addressof(block)
     else:
 
         def exit_or_enter(uc: int, number: int, user: int) -> None:

@@ -74,7 +74,7 @@ class Intercepts:
         self._keep.append(callback)
         target = ctypes.cast(callback, ctypes.c_void_p).value or 0
         # mov rdi, rdx; mov rax, target; jmp rax: Python then converts one argument instead of three.
-        return core.library.code.place(b"\x48\x89\xd7\x48\xb8" + target.to_bytes(8, "little") + b"\xff\xe0")
+        return core.code.place(b"\x48\x89\xd7\x48\xb8" + target.to_bytes(8, "little") + b"\xff\xe0")
 
     def define(
         self, register: Encoding, read: Callable[[], int] | None, write: Callable[[int], object] | None
@@ -146,7 +146,7 @@ class Intercepts:
         """Count instruction cache maintenance, without Python: what was known about instructions ends there."""
         address = ctypes.addressof(counter).to_bytes(8, "little")
         # mov rax, counter; inc qword [rax]; ret
-        thunk = self._core.library.code.place(b"\x48\xb8" + address + b"\x48\xff\x00\xc3")
+        thunk = self._core.code.place(b"\x48\xb8" + address + b"\x48\xff\x00\xc3")
         for register in (IC_IVAU, IC_IALLU, IC_IALLUIS):
             self._replace_nop(register, thunk)
 

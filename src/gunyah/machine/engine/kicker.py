@@ -59,14 +59,15 @@ _CODE: Final = bytes.fromhex(
 class Kicker:
     """The process's kick thread; one deadline at a time, because one engine runs at a time."""
 
-    def __init__(self, code: ExecutableMemory) -> None:
+    def __init__(self) -> None:
+        self._code = ExecutableMemory()
         libc: Any = ctypes.PyDLL(None, use_errno=True)
-        self._fd = libc.timerfd_create(_CLOCK_MONOTONIC, _TFD_CLOEXEC)
-        if self._fd < 0:
+        self.descriptor = libc.timerfd_create(_CLOCK_MONOTONIC, _TFD_CLOEXEC)
+        if self.descriptor < 0:
             raise EngineUnavailable(f"no timer for preemption: {os.strerror(ctypes.get_errno())}")
         self._block = (ctypes.c_uint64 * 8)()
         self._nowhere = ctypes.c_uint64()
-        self._block[0] = self._fd
+        self._block[0] = self.descriptor
         self._block[7] = REPEAT_NS
         self._armed_ns = 0
         self._spec = ctypes.create_string_buffer(32)
@@ -79,7 +80,7 @@ class Kicker:
         before = signal.pthread_sigmask(signal.SIG_SETMASK, everything)
         try:
             error = libc.pthread_create(
-                ctypes.byref(thread), None, ctypes.c_void_p(code.place(_CODE)), ctypes.byref(self._block)
+                ctypes.byref(thread), None, ctypes.c_void_p(self._code.place(_CODE)), ctypes.byref(self._block)
             )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -108,7 +109,7 @@ class Kicker:
         if not now_ns < self._armed_ns <= deadline_ns:
             self._armed_ns = deadline_ns
             struct.pack_into("<4q", self._spec, 0, 0, 0, deadline_ns // 1_000_000_000, deadline_ns % 1_000_000_000)
-            self._set(self._fd, _TFD_TIMER_ABSTIME, self._spec_address, None)
+            self._set(self.descriptor, _TFD_TIMER_ABSTIME, self._spec_address, None)
 
     def disarm(self) -> None:
         """Stop kicking; the timer may still fire once, at nobody."""
@@ -118,17 +119,17 @@ class Kicker:
 _kicker: list[Kicker] = []
 
 
-def kicker(code: ExecutableMemory) -> Kicker:
+def kicker() -> Kicker:
     """Give this process's kicker, made when first needed and again in a forked child."""
     if not _kicker:
-        _kicker.append(Kicker(code))
+        _kicker.append(Kicker())
     return _kicker[0]
 
 
 def _after_fork() -> None:
     # The thread stayed in the parent, and the timer is shared with it.
     for old in _kicker:
-        os.close(old._fd)
+        os.close(old.descriptor)
     _kicker.clear()
 
 

@@ -102,28 +102,31 @@ class Offsets:
 
 
 class ExecutableMemory:
-    """One page of host memory for the few hand-made instructions between the engine and Python."""
+    """Host memory for the few hand-made instructions between the engine and Python; it lives as long as its owner."""
+
+    SIZE: Final = 16384
 
     def __init__(self) -> None:
-        protection = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
-        try:
-            self._map = mmap.mmap(-1, 65536, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=protection)
-        except OSError as error:
-            raise EngineUnavailable(
-                f"native VMs need executable memory for translated code, which this host refuses: {error}"
-            ) from error
-        self._anchor = ctypes.c_char.from_buffer(self._map)
-        self._address = ctypes.addressof(self._anchor)
-        self._used = 0
+        self._maps: list[tuple[mmap.mmap, Any]] = []
+        self._used = self.SIZE
 
     def place(self, code: bytes) -> int:
-        """Copy machine code in and give its address."""
+        """Copy machine code in and give its address; raises `EngineUnavailable` where the host forbids that."""
+        if self._used + len(code) > self.SIZE:
+            protection = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
+            try:
+                area = mmap.mmap(-1, self.SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=protection)
+            except OSError as error:
+                raise EngineUnavailable(
+                    f"native VMs need executable memory for translated code, which this host refuses: {error}"
+                ) from error
+            self._maps.append((area, ctypes.c_char.from_buffer(area)))
+            self._used = 0
+        area, anchor = self._maps[-1]
         start = self._used
-        if start + len(code) > len(self._map):
-            raise EngineUnavailable(f"the engine's page of host code is full at {start} bytes")
-        self._map[start : start + len(code)] = code
+        area[start : start + len(code)] = code
         self._used = start + (len(code) + 15) // 16 * 16
-        return self._address + start
+        return ctypes.addressof(anchor) + start
 
 
 class Library:
@@ -146,7 +149,6 @@ class Library:
             raise EngineUnavailable(f"native VMs need unicorn {VERSION}, this is {found}")
         # PyDLL keeps the interpreter lock: a callback then costs no lock hand-over, which is most of an exit's price.
         self.dll: Any = ctypes.PyDLL(binding.uclib._name)
-        self.code = ExecutableMemory()
         self._declare()
         self.offsets = _probe(self, _decode(self))
 
