@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import traceback
 from collections.abc import MutableSequence
 from typing import TYPE_CHECKING, cast
@@ -12,7 +11,6 @@ from gunyah.hypervisor import id_registers
 from gunyah.hypervisor.native_cpu import NativeCpu
 from gunyah.hypervisor.stage2 import Stage2Fault
 from gunyah.hypervisor.system_registers import mpidr_of
-from gunyah.machine.clock import NS_PER_TICK, VirtualClock
 from gunyah.machine.engine import HCR, READ, WRITE, Context
 from gunyah.machine.engine.decode import WNR, Access, complete_load, decode_instruction, has_writeback
 
@@ -79,7 +77,7 @@ class NativeExecutor:
 
     def run(self, deadline: int) -> None:
         """Run guest instructions until it blocks or ``deadline`` (ticks)."""
-        native, vcpu, clock = self._native, self.vcpu, self._hv.clock
+        native, vcpu = self._native, self.vcpu
         self.deadline = deadline
         vcpu.attention = False
         if native.current is not self:
@@ -87,18 +85,14 @@ class NativeExecutor:
             vcpu.x = self._live_registers()
         if self._waiting is not None:
             self._complete_access(*self._waiting)
-        started = time.monotonic_ns()
-        budget = max(0, deadline - clock.ticks()) * NS_PER_TICK
         self._running = True
         try:
-            native.core.run(started + budget)
+            native.core.run_until(deadline)
         except Exception as error:
             self._hv.keep_report(vcpu, traceback.format_exc())
             vcpu.fault(f"{vcpu} at PC {self.context.registers.pc:#x}: {type(error).__name__}: {error}")
         finally:
             self._running = False
-            if isinstance(clock, VirtualClock):
-                clock.advance((time.monotonic_ns() - started) // NS_PER_TICK)
         registers = self.context.registers
         vcpu.pc = registers.pc
         if vcpu.powered_off:

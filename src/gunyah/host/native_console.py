@@ -1,0 +1,120 @@
+"""The user's terminal as the far end of a native VM's UART: standard input and output, until Ctrl-A x.
+
+Output is collected while the guest runs and written when the machine looks at the host, so that a slow or broken
+terminal never stops the CPU engine in the middle of a store. Input waits until the guest's driver listens: Linux throws
+away what comes before, and a script that pipes commands in could not know.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Final
+
+from gunyah.host.loop import HostLoop
+from gunyah.host.terminal import Escape
+from gunyah.machine.pl011 import IMSC, INT_RT, INT_RX, PL011
+
+__all__ = ["NativeConsole"]
+
+INPUT_LIMIT: Final = 1 << 16
+"""Bytes read ahead of what the guest takes."""
+LISTEN_SECONDS: Final = 10.0
+"""A guest that has not enabled receive interrupts by then is one that polls."""
+SETTLE_SECONDS: Final = 0.05
+"""Linux's driver empties the receiver once more after it has enabled its interrupts."""
+
+
+class NativeConsole:
+    """Host loop of a running machine (``poll``) with a console on two file descriptors."""
+
+    def __init__(self, loop: HostLoop, uart: PL011, input_fd: int, output_fd: int) -> None:
+        self._loop = loop
+        self._uart = uart
+        self._input = input_fd
+        self._output = output_fd
+        self._out = bytearray()
+        self._pending = bytearray()
+        self._escape = Escape()
+        self._listening = False
+        self._listens_from = time.monotonic() + LISTEN_SECONDS
+        self._enabled = False
+        self._watched = False
+        # Files and /dev/null cannot be watched: they are read as the guest takes what they hold.
+        self._unwatchable = False
+        self._ended = False
+        uart.sink = self._out.extend
+        self._watch()
+
+    @property
+    def leave(self) -> bool:
+        """Ctrl-A x was typed."""
+        return self._escape.leave
+
+    def poll(self, timeout: float | None = 0.0) -> bool:
+        """Write what the guest has sent, then serve the host; returns True if anything was called."""
+        self.flush()
+        if self._unwatchable and not self._ended:
+            self._read()
+        if self._pending:
+            self._feed()
+            if self._pending and not self._listening:
+                wait = max(0.0, self._listens_from - time.monotonic())
+                timeout = wait if timeout is None else min(timeout, wait)
+        return self._loop.poll(timeout)
+
+    def flush(self) -> None:
+        """Write everything that the guest has sent; raises BrokenPipeError when nobody reads any more."""
+        out = self._out
+        while out:
+            try:
+                del out[: os.write(self._output, out)]
+            except BlockingIOError:
+                time.sleep(0.001)
+
+    def _watch(self) -> None:
+        """Watch the input while there is room for it."""
+        wanted = not self._ended and not self._unwatchable and len(self._pending) < INPUT_LIMIT
+        if wanted and not self._watched:
+            try:
+                self._loop.add_reader(self._input, self._read)
+            except PermissionError:
+                self._unwatchable = True
+                return
+        elif self._watched and not wanted:
+            self._loop.remove_reader(self._input)
+        self._watched = wanted
+
+    def _read(self) -> None:
+        if len(self._pending) >= INPUT_LIMIT:
+            return
+        try:
+            typed = os.read(self._input, 4096)
+        except BlockingIOError:
+            return
+        except OSError:
+            # A terminal that hung up.
+            typed = b""
+        if typed:
+            self._pending += self._escape.feed(typed)
+            self._feed()
+        else:
+            self._ended = True
+        self._watch()
+
+    def _feed(self) -> None:
+        if not self._listening:
+            now = time.monotonic()
+            if not self._enabled and self._uart.read(IMSC, 4) & (INT_RX | INT_RT):
+                self._enabled = True
+                self._listens_from = min(self._listens_from, now + SETTLE_SECONDS)
+            self._listening = now >= self._listens_from
+        if self._listening and self._pending:
+            del self._pending[: self._uart.feed(bytes(self._pending))]
+            self._watch()
+
+    def close(self) -> None:
+        """Stop watching the input."""
+        if self._watched:
+            self._watched = False
+            self._loop.remove_reader(self._input)
