@@ -177,3 +177,15 @@ def test_a_damaged_blob_gives_a_tree_or_an_fdt_error_and_nothing_else(data):
             tree.pack()
         except FdtError as error:
             assert "\n" not in str(error)
+
+
+def test_a_blob_with_very_many_nodes_is_refused_or_read_quickly():
+    root = Node()
+    root.children = [Node(f"n{number}", root) for number in range(70_000)]
+    blob = DeviceTree(root=root).pack()
+    with pytest.raises(FdtError, match="more than 65536 nodes"):
+        parse(blob)
+    twice = Node()
+    twice.children = [Node("same", twice), Node("same", twice)]
+    with pytest.raises(FdtError, match="two children same"):
+        parse(DeviceTree(root=twice).pack())

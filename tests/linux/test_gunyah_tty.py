@@ -5,7 +5,9 @@ import pytest
 
 from gunyah.abi.profile import PUBLIC_2023, V4
 from gunyah.abi.rm import ConsoleWrite, Header, MessageId, MessageType, NotificationId
+from gunyah.guest.tasks import Interrupted
 from gunyah.linux.gunyah_tty import FIFO_SIZE, MAX_PORTS
+from gunyah.linux.termios import VMIN, VTIME
 
 from .scripted import TREE, Machine, reply_to
 
@@ -171,8 +173,9 @@ def test_hang_up_ends_readers_and_writers_and_a_new_open_works(machine):
     machine.do(gh1.hangup)
     assert machine.run(lambda: reader.done and writer.done, 5)
     assert machine.rm.log[-1] == (CLOSE, OWN)
+    assert 0 < writer.result() < 100_000
     with pytest.raises(OSError, match="ttyGH0 was hung up") as failure:
-        writer.result()
+        machine.do(gh0.write, b"more")
     assert failure.value.errno == errno.EIO
     assert machine.do(gh1.read, 10) == b""
     machine.do(gh1.close)
@@ -316,3 +319,90 @@ def test_interleaved_writers_keep_their_writes_whole(machine):
         if not words or words[-1] != letter:
             words.append(letter)
     assert len(words) == 3
+
+
+def test_closing_the_file_of_a_blocked_reader_or_writer_ends_it(machine):
+    gh0, gh1 = pair(machine)
+    writer = machine.kernel.submit(gh0.write, bytes(100_000))
+    reader = machine.kernel.submit(gh0.read, 10)
+    machine.run(seconds=1)
+    assert not writer.done and not reader.done
+    machine.do(gh0.close)
+    assert machine.run(lambda: writer.done and reader.done, 1)
+    assert reader.result() == b""
+    assert writer.result() < 100_000
+    machine.do(gh1.close)
+    pair(machine)
+
+
+def test_a_signal_ends_a_blocked_read(machine):
+    gh0, _gh1 = pair(machine)
+    reader = machine.kernel.submit(gh0.read, 10)
+    machine.run(seconds=0.1)
+    machine.kernel.post(reader.task.interrupt)
+    assert machine.run(lambda: reader.done, 1)
+    with pytest.raises(Interrupted):
+        reader.result()
+
+
+def test_the_interrupt_character_reaches_the_foreground(machine):
+    signals = []
+
+    def main():
+        gh0, gh1 = machine.kernel.open_tty("ttyGH0"), machine.kernel.open_tty("ttyGH1")
+        gh0.set_raw()
+        gh1._tty.on_signal = signals.append
+        gh0.write(b"\x03")
+        with pytest.raises(Interrupted):
+            gh1.read(10)
+
+    machine.do(main)
+    assert signals == ["SIGINT"]
+
+
+def test_controls_by_number(machine):
+    def main():
+        gh0, gh1 = machine.kernel.open_tty("ttyGH0"), machine.kernel.open_tty("ttyGH1")
+        gh0.set_raw()
+        gh1.ioctl(0x5402, gh1.ioctl(0x5401).raw())
+        gh0.write(b"12345")
+        assert gh1.read(1) == b"1"
+        assert gh1.ioctl(0x541B) == 4
+        gh1.ioctl(0x540B, 0)
+        assert gh1.ioctl(0x541B) == 0
+        gh1.ioctl(0x5414, (24, 80))
+        assert gh1.ioctl(0x5413) == (24, 80)
+        assert gh0.ioctl(0x5411) == 0
+        for request, number in ((0x9999, errno.ENOTTY), (0x5402, errno.EINVAL)):
+            with pytest.raises(OSError) as failure:
+                gh1.ioctl(request, "nonsense")
+            assert failure.value.errno == number
+        gh1.close()
+        with pytest.raises(OSError, match="ttyGH1: this file is closed"):
+            gh1.read(1)
+
+    machine.do(main)
+
+
+def test_vmin_and_vtime_rule_raw_reads(machine):
+    gh0, gh1 = pair(machine)
+
+    def main():
+        termios = gh1.tcgetattr()
+        termios.cc[VMIN], termios.cc[VTIME] = 3, 0
+        gh1.tcsetattr(termios)
+        machine.kernel.submit(lambda: (gh0.write(b"a"), machine.kernel.scheduler.sleep(50_000_000), gh0.write(b"bcd")))
+        assert gh1.read(10) == b"abcd"
+        termios.cc[VMIN], termios.cc[VTIME] = 3, 1
+        gh1.tcsetattr(termios)
+        gh0.write(b"x")
+        before = machine.kernel.uptime_ns()
+        assert gh1.read(10) == b"x"
+        assert machine.kernel.uptime_ns() - before >= 100_000_000
+        termios.cc[VMIN], termios.cc[VTIME] = 0, 2
+        gh1.tcsetattr(termios)
+        before = machine.kernel.uptime_ns()
+        assert gh1.read(10) == b""
+        assert 200_000_000 <= machine.kernel.uptime_ns() - before < 300_000_000
+
+    machine.do(main)

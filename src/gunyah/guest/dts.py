@@ -144,7 +144,7 @@ class _Reader:
         self.tree = DeviceTree()
         self.labels: dict[str, Node] = {}
         # Properties with references, filled in when all nodes and labels are known.
-        self.fixups: list[tuple[Node, str, list[bytes | str], int]] = []
+        self.fixups: dict[tuple[int, str], tuple[Node, str, list[bytes | str], int]] = {}
         self.depth = 0
 
     def read(self) -> DeviceTree:
@@ -166,7 +166,7 @@ class _Reader:
                 self._body(self.tree.root, labels)
             else:
                 raise source.error(f"a node is expected, not {source.token!r}")
-        for node, name, parts, line in self.fixups:
+        for node, name, parts, line in self.fixups.values():
             node.properties[name] = b"".join(
                 part if isinstance(part, bytes) else self._reference(part, line) for part in parts
             )
@@ -261,8 +261,7 @@ class _Reader:
                 break
         source.expect(";")
         node.properties[name] = b""
-        self.fixups = [fixup for fixup in self.fixups if (fixup[0], fixup[1]) != (node, name)]
-        self.fixups.append((node, name, parts, line))
+        self.fixups[id(node), name] = (node, name, parts, line)
 
 
 def parse_dts(text: str) -> DeviceTree:

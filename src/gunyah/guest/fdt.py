@@ -368,6 +368,8 @@ class _Parser:
     def run(self, root: Node) -> None:
         node: Node | None = None
         depth = nodes = properties = 0
+        # Names of each open node's children: a hostile tree has many, and a look through them for each is too long.
+        names: list[set[str]] = []
         while True:
             at, token = self.at, self._word()
             if token == _NOP:
@@ -383,9 +385,11 @@ class _Parser:
                     root.name = ""
                     node = root
                 else:
-                    node = node.add(name)
+                    node = self._child(node, name, names[-1])
+                names.append(set())
             elif token == _END_NODE and node is not None:
                 depth -= 1
+                names.pop()
                 node = node.parent
             elif token == _PROP and node is not None:
                 properties += 1
@@ -396,6 +400,17 @@ class _Parser:
                 return
             else:
                 raise FdtError(f"unexpected token {token:#x} at {at:#x} of the structure block")
+
+    @staticmethod
+    def _child(parent: Node, name: str, taken: set[str]) -> Node:
+        if name in taken:
+            raise FdtError(f"{parent.path}: there are two children {name}")
+        if not name or not set(name) <= _NAME_CHARACTERS:
+            raise FdtError(f"{parent.path}: {name!r} is no name for a node")
+        taken.add(name)
+        node = Node(name, parent)
+        parent.children.append(node)
+        return node
 
     def _word(self) -> int:
         if self.at + 4 > len(self.tokens):

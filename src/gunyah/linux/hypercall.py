@@ -17,7 +17,7 @@ from gunyah.abi.types import U32
 from gunyah.guest.cpu import Cpu
 from gunyah.guest.hypercall import Encoding, Hypercalls
 
-__all__ = ["ERRNO_LATER", "ERRNO_V4", "GunyahHypercalls", "HypIdentity"]
+__all__ = ["ERRNO_LATER", "ERRNO_TABLES", "ERRNO_V4", "GunyahHypercalls", "HypIdentity"]
 
 _SERIES = {
     Error.OK: 0,
@@ -52,6 +52,9 @@ ERRNO_LATER: Mapping[int, int] = MappingProxyType(
     }
 )
 """The same as of v17."""
+
+ERRNO_TABLES: Mapping[str, Mapping[int, int]] = MappingProxyType({"v4": ERRNO_V4, "2023": ERRNO_LATER})
+"""By the name of the VM's profile."""
 
 
 class HypIdentity:

@@ -20,7 +20,7 @@ from gunyah.linux.auxiliary import AuxiliaryBus
 from gunyah.linux.device import DriverCore
 from gunyah.linux.errno import name_of
 from gunyah.linux.gunyah_tty import GunyahTtyDriver
-from gunyah.linux.hypercall import ERRNO_LATER, ERRNO_V4, GunyahHypercalls
+from gunyah.linux.hypercall import ERRNO_TABLES, GunyahHypercalls
 from gunyah.linux.interrupt import Interrupts
 from gunyah.linux.kobject import SysFs
 from gunyah.linux.mailbox import Mailbox
@@ -117,7 +117,7 @@ class Kernel:
         )
         gic.start()
         scheduler.timers.start(gic)
-        self.hypercalls = GunyahHypercalls(cpu, ERRNO_V4 if self.profile is V4 else ERRNO_LATER)
+        self.hypercalls = GunyahHypercalls(cpu, ERRNO_TABLES[self.profile.name])
         core = DriverCore(self.services, Work)
         self.mailbox = Mailbox(self.services)
         self.tty = TtyCore(self.services)

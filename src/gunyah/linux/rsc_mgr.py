@@ -18,7 +18,7 @@ from gunyah.abi.errors import RmError
 from gunyah.abi.rm import CONTINUATIONS_MAX, ERROR_SIZE, HEADER_SIZE, Header, MessageType, PayloadError, message_name
 from gunyah.guest.wait import Completion, Mutex, Work
 from gunyah.linux.device import Device
-from gunyah.linux.errno import error
+from gunyah.linux.errno import error, name_of
 from gunyah.linux.gunyah_msgq import GunyahMsgq, MsgqTxData
 from gunyah.linux.mailbox import MboxClient
 from gunyah.linux.printk import WARNING
@@ -305,7 +305,11 @@ class RscMgr:
         while pending:
             message_id, payload = pending.popleft()
             for notifier in list(self.notifiers):
-                notifier(message_id, payload)
+                try:
+                    notifier(message_id, payload)
+                except Exception as failure:
+                    # One handler's failure is not the others', nor the next notification's.
+                    self._services.log.err(f"gh_rsc_mgr: handler of {message_name(message_id)}: {name_of(failure)}")
 
     def notifier_register(self, notifier: Callable[[int, bytes], None]) -> None:
         """gh_rm_notifier_register: ``notifier(message id, payload)`` runs in a task and may block."""

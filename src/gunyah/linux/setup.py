@@ -36,7 +36,7 @@ def boot_arguments(tree: DeviceTree) -> str:
 
 
 def named_consoles(cmdline: str, tree: DeviceTree) -> list[str]:
-    """Names of all ``console=`` arguments, without their options; else what the tree's stdout-path names, if anything."""
+    """Names of all ``console=`` arguments, without their options; else what the tree's stdout-path names."""
     named = [word[8:].partition(",")[0] for word in cmdline.split() if word.startswith("console=")]
     chosen = tree.root.child("chosen")
     if not named and chosen is not None and "stdout-path" in chosen:

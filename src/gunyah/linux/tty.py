@@ -218,8 +218,6 @@ class Tty:
         self.hung_up = True
         self.ldisc.flush()
         self.driver.flush_buffer(self.port)
-        self.read_wait.wake_all()
-        self.write_wait.wake_all()
         self._tell_files()
         self.core.drop(self)
 
@@ -358,4 +356,6 @@ class TtyCore:
         port.count = 0
         port.flip.clear()
         tty.hung_up = True
+        tty.read_wait.wake_all()
+        tty.write_wait.wake_all()
         tty.driver.shutdown(port)

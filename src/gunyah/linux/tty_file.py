@@ -11,7 +11,7 @@ import errno
 from collections.abc import Callable
 
 from gunyah.linux import termios as t
-from gunyah.linux.errno import error
+from gunyah.linux.errno import Interrupted, error
 from gunyah.linux.termios import Termios
 from gunyah.linux.tty import Tty, TtyCore
 
@@ -19,6 +19,7 @@ __all__ = ["TtyFile"]
 
 _TENTH_NS = 100_000_000
 _OPOST_ROOM = 2
+_PIECE = 65_536
 
 TCGETS, TCSETS, TCSETSW, TCSETSF, TCXONC, TCFLSH = 0x5401, 0x5402, 0x5403, 0x5404, 0x540A, 0x540B
 TIOCOUTQ, TIOCGWINSZ, TIOCSWINSZ, FIONREAD, TIOCVHANGUP = 0x5411, 0x5413, 0x5414, 0x541B, 0x5437
@@ -119,7 +120,8 @@ class TtyFile:
     def write(self, data: bytes) -> int:
         """Write all of ``data``, waiting for room; a non-blocking file takes what fits. Bytes taken.
 
-        Raises OSError EAGAIN (non-blocking, no room), EIO after a hang-up, EBADF; Interrupted if nothing was taken yet.
+        Fewer than all when a hang-up or a signal came in between. Raises OSError EAGAIN (non-blocking, no room), EIO
+        after a hang-up, EBADF; Interrupted if nothing was taken yet.
         """
         tty = self._live()
         if self.nonblock:
@@ -130,14 +132,22 @@ class TtyFile:
         done = 0
         with tty.write_lock:
             while done < len(data):
-                self._check(tty)
-                taken = tty.ldisc.write(data[done : done + 65536] if done or len(data) > 65536 else data)
+                if not done:
+                    self._check(tty)
+                elif tty.hung_up:
+                    break
+                taken = tty.ldisc.write(data[done : done + _PIECE] if done or len(data) > _PIECE else data)
                 done += taken
                 if done < len(data) and not taken:
-                    tty.write_wait.wait_for(
-                        lambda: tty.hung_up or (not tty.stopped and tty.output_room() >= _OPOST_ROOM),
-                        interruptible=True,
-                    )
+                    try:
+                        tty.write_wait.wait_for(
+                            lambda: tty.hung_up or (not tty.stopped and tty.output_room() >= _OPOST_ROOM),
+                            interruptible=True,
+                        )
+                    except Interrupted:
+                        if not done:
+                            raise
+                        break
         return done
 
     def write_nowait(self, data: bytes) -> int:
