@@ -10,6 +10,8 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from tests.rm.trees import board_tree
+
 from gunyah.abi import pyimage
 from gunyah.abi.errors import RmError
 from gunyah.abi.rm import (
@@ -38,7 +40,6 @@ from gunyah.machine import board
 from gunyah.machine.clock import VirtualClock
 from gunyah.machine.memory import PhysicalMemory
 from gunyah.rm.manager import ResourceManager
-from tests.rm.trees import board_tree
 
 BUFFER = 0x4800_0000
 PATIENCE = 60 * board.COUNTER_FREQUENCY
@@ -251,7 +252,9 @@ class Client:
     def reclaim(self, handle: int, flags: int = 0) -> None:
         self.call(MessageId.MEM_RECLAIM, MemRelease(handle, flags).pack())
 
-    def configure(self, vmid: int, handle: int, tree_offset: int, tree_size: int, auth: int = 0, size: int = 0x1000) -> None:
+    def configure(
+        self, vmid: int, handle: int, tree_offset: int, tree_size: int, auth: int = 0, size: int = 0x1000
+    ) -> None:
         request = VmConfigImage(vmid, auth, handle, 0, size, tree_offset, tree_size)
         self.call(MessageId.VM_CONFIG_IMAGE, request.pack())
 

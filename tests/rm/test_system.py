@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import struct
 
+from tests.rm.rig import Client, Rig
+
 from gunyah.abi.errors import RmError
 from gunyah.abi.rm import MessageId, NotificationId
-from tests.rm.rig import Client, Rig
 
 
 def test_the_primary_vm_learns_who_it_is() -> None:
@@ -102,7 +103,14 @@ def test_requests_that_end_the_reference_are_answered_and_rm_goes_on() -> None:
 
 
 def test_hostile_packets_are_dropped_and_the_next_request_is_served() -> None:
-    packets = [b"", b"\x21", b"\x21\x01\0\0\0\0\0", b"\x20\x01" + bytes(6), b"\x21\xfd" + bytes(6), b"\x21\x03" + bytes(6)]
+    packets = [
+        b"",
+        b"\x21",
+        b"\x21\x01\0\0\0\0\0",
+        b"\x20\x01" + bytes(6),
+        b"\x21\xfd" + bytes(6),
+        b"\x21\x03" + bytes(6),
+    ]
 
     def scenario(client: Client) -> None:
         for packet in packets[1:]:

@@ -21,9 +21,15 @@ def board_tree() -> DeviceTree:
 
 
 def vm_tree(
-    name: str = "test-vm", *, vcpus: int = 1, affinity: str = "static", psci: bool = True, console: bool = True
+    name: str = "test-vm",
+    *,
+    vcpus: int = 1,
+    affinity: str = "static",
+    psci: bool = True,
+    console: bool = True,
+    core: int = 1,
 ) -> DeviceTree:
-    """A VM with one vm-config, ready for more devices."""
+    """A VM with one vm-config, ready for more devices. It runs on a core of its own: its client polls on core 0."""
     tree = DeviceTree()
     root = tree.root
     root.set_cells("#address-cells", 2)
@@ -62,7 +68,7 @@ def vm_tree(
     scheduling.set_strings("config", "/cpus")
     scheduling.set_strings("affinity", affinity)
     if affinity != "proxy":
-        scheduling.set_cells("affinity-map", *([0] * vcpus))
+        scheduling.set_cells("affinity-map", *([core] * vcpus))
     config.add("vdevices")
     if console:
         rpc = vdevice(tree, "rm-rpc", "rm-rpc", label=1, generate="/hypervisor/qcom,resource-mgr")
