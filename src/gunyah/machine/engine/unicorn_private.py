@@ -353,6 +353,11 @@ def _probe(library: Library, decoded: dict[str, int]) -> Offsets:
             raise refuse(f"condition flag {bit} shows in {len(changed)} words of the CPU context")
         flags[index] = changed[0]
 
+    for level in (4, 5):
+        uc.reg_write(constants.UC_ARM64_REG_PSTATE, 0x3C0 | level)
+        if u32_at(env + decoded["env_pstate"]).value & 0xF != level or u32_at(env + decoded["env_aarch64"]).value != 1:
+            raise refuse("PSTATE is elsewhere in the CPU context")
+
     uc.reg_write(constants.UC_ARM64_REG_V0, 0x5A5A_0001_C0DE_0001)
     uc.reg_write(constants.UC_ARM64_REG_V1, 0x5A5A_0001_C0DE_0002)
     vregs = snapshot().find(struct.pack("<Q", 0x5A5A_0001_C0DE_0001))
