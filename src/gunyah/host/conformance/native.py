@@ -125,7 +125,7 @@ class NativeMonitorCpu:
     def _done(self) -> bool:
         """It has done what it was told; woken when the order came between its look at the flag and its WFI."""
         vcpu = self._vcpu = self._vcpu or self._find()
-        if vcpu is None:
+        if vcpu is None or vcpu.powered_off:
             return False
         if self._memory.read(self._base + AREA, 4) == bytes(4):
             return True

@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 from gunyah.abi.types import U64, VMID_HLOS, VMID_RM
 from gunyah.guest import dts, fdt
 from gunyah.guest.cpu import Cpu
+from gunyah.host.conformance import secondary
 from gunyah.host.conformance.calls import CallReplay
 from gunyah.host.conformance.monitor import Monitor, PrimaryEnvironment
 from gunyah.host.conformance.readings import judge_environment, judge_machine
 from gunyah.host.conformance.requests import RmReplay
+from gunyah.host.conformance.secondary import SECONDARY_VMID, owner_program
 from gunyah.host.conformance.stage import Stage
-from gunyah.host.conformance.vectors import Scenario
+from gunyah.host.conformance.vectors import CallStep, Scenario
 from gunyah.host.conformance.verdict import Trouble, Verdict
 from gunyah.machine import board
 
@@ -21,6 +23,13 @@ __all__ = ["run_scenario", "run_scenarios"]
 RM_COMPATIBLE = "gunyah-resource-manager"
 SCRATCH = 0x4200_0000
 """IPA of a buffer in the primary VM's memory that nothing else uses."""
+
+PLACES = {
+    "root": (VMID_RM, board.ROOT_VM.base),
+    "pvm": (VMID_HLOS, board.HLOS_ENTRY),
+    "svm": (SECONDARY_VMID, secondary.BASE),
+}
+"""VMID and IPA of the image of the VM that each role is."""
 
 Perform = Callable[[Monitor, int, list[Verdict]], None]
 Work = Callable[[Monitor, int], None]
@@ -44,9 +53,9 @@ def run_scenario(scenario: Scenario, driver: str = "python") -> list[Verdict]:
     stage = Stage()
     perform = _perform(scenario, stage, native=driver == "native")
     try:
-        if scenario.role == "svm":
-            raise ValueError("no recording of a secondary VM's own view can be replayed yet")
-        start = stage.start_root if scenario.role == "root" else stage.start_primary
+        start = {"root": stage.start_root, "pvm": stage.start_primary, "svm": _secondary_of(stage, scenario)}[
+            scenario.role
+        ]
         run = _run_python if driver == "python" else _run_native
         why = run(stage, start, scenario, lambda monitor, x0: perform(monitor, x0, verdicts))
     except Exception as error:
@@ -57,6 +66,16 @@ def run_scenario(scenario: Scenario, driver: str = "python") -> list[Verdict]:
     if why:
         _account(scenario, verdicts, why)
     return verdicts
+
+
+def _secondary_of(stage: Stage, scenario: Scenario) -> Start:
+    """Start an image as a secondary VM, under RM and a primary VM that owns it; with PSCI where PSCI answered."""
+    psci = any(
+        isinstance(step, CallStep) and step.call.startswith("PSCI") and not step.out[0].endswith("ffffffff")
+        for step in scenario.steps
+        if isinstance(step, CallStep) and step.out
+    )
+    return lambda image: stage.start_primary(stage.image_of(owner_program(image, primary_environment, psci=psci)))
 
 
 def _run_python(stage: Stage, start: Start, scenario: Scenario, work: Work) -> str:
@@ -79,9 +98,8 @@ def _run_native(stage: Stage, start: Start, scenario: Scenario, work: Work) -> s
     from gunyah.host.conformance.native import IMAGE, NativeMonitorCpu, StageEnded
 
     start(IMAGE)
-    root = scenario.role == "root"
-    base = board.ROOT_VM.base if root else board.HLOS_ENTRY
-    cpu = NativeMonitorCpu(stage, lambda: stage.boot_vcpu(VMID_RM if root else VMID_HLOS), base)
+    vmid, base = PLACES[scenario.role]
+    cpu = NativeMonitorCpu(stage, lambda: stage.boot_vcpu(vmid), base)
     try:
         work(Monitor(cpu), cpu.boot())
     except StageEnded as end:
@@ -99,6 +117,9 @@ def _account(scenario: Scenario, verdicts: list[Verdict], why: str) -> None:
 
 
 def _perform(scenario: Scenario, stage: Stage, *, native: bool) -> Perform:
+    def given(monitor: Monitor, x0: int) -> PrimaryEnvironment:
+        return primary_environment(monitor, x0, secondary.SCRATCH if scenario.role == "svm" else SCRATCH)
+
     def calls(monitor: Monitor, x0: int, verdicts: list[Verdict]) -> None:
         replay = CallReplay(scenario, stage.register, stage.pause, native=native)
         replay.verdicts = verdicts
@@ -106,17 +127,17 @@ def _perform(scenario: Scenario, stage: Stage, *, native: bool) -> Perform:
             root = monitor.root_environment(x0)
             replay.perform(monitor, root.capabilities(), root)
         else:
-            replay.perform(monitor, primary_environment(monitor, x0).capabilities(), None)
+            replay.perform(monitor, given(monitor, x0).capabilities(), None)
 
     def requests(monitor: Monitor, x0: int, verdicts: list[Verdict]) -> None:
         replay = RmReplay(scenario, stage.register)
         replay.verdicts = verdicts
-        replay.perform(monitor, primary_environment(monitor, x0))
+        replay.perform(monitor, given(monitor, x0))
 
     def machine(monitor: Monitor, x0: int, verdicts: list[Verdict]) -> None:
         source = ""
         if scenario.role != "root":
-            source = dts.to_dts(primary_environment(monitor, x0).tree)
+            source = dts.to_dts(given(monitor, x0).tree)
         judge_machine(monitor, scenario, source, verdicts)
 
     def environment(monitor: Monitor, x0: int, verdicts: list[Verdict]) -> None:
@@ -125,11 +146,11 @@ def _perform(scenario: Scenario, stage: Stage, *, native: bool) -> Perform:
     return {"calls": calls, "rm": requests, "machine": machine, "environment": environment}[scenario.kind]
 
 
-def primary_environment(monitor: Monitor, x0: int) -> PrimaryEnvironment:
+def primary_environment(monitor: Monitor, x0: int, scratch: int = SCRATCH) -> PrimaryEnvironment:
     """The queues that the device tree at IPA ``x0`` names (reference.md 2); raises ValueError when it names none."""
     tree = fdt.parse(monitor.cpu.read(x0, fdt.total_size(monitor.cpu.read(x0, 40))))
     for node in tree.find_compatible(RM_COMPATIBLE):
         words = node.u64s("reg")
         if len(words) == 2 and all(word not in (0, U64) for word in words):
-            return PrimaryEnvironment(tree, words[0], words[1], SCRATCH)
+            return PrimaryEnvironment(tree, words[0], words[1], scratch)
     raise ValueError(f"the device tree at {x0:#x} has no node {RM_COMPATIBLE} with two capabilities")

@@ -17,10 +17,14 @@ from gunyah.hypervisor.vcpu import Vcpu
 from gunyah.machine import board
 from gunyah.machine.clock import VirtualClock
 from gunyah.machine.memory import PhysicalMemory
+from gunyah.machine.pl011 import PL011
+from gunyah.machine.pl031 import PL031
 from gunyah.vmm.board_tree import board_tree
 
 __all__ = ["Stage"]
 
+EPOCH = 1_704_067_200
+"""The machine's date at its start: 2024-01-01."""
 SEED = 0x47756E
 PATIENCE = 10 * board.COUNTER_FREQUENCY
 """Ticks of virtual time that one scenario may take."""
@@ -42,6 +46,10 @@ class Stage:
         self.clock = VirtualClock()
         self.hypervisor = Hypervisor(self.memory, self.clock, seed=seed)
         self.root: RootVm | None = None
+        self.uart_output = bytearray()
+        bus = self.hypervisor.bus
+        bus.attach(board.UART.base, board.UART.size, PL011(self.uart_output.extend, lambda level: None))
+        bus.attach(board.RTC.base, board.RTC.size, PL031(self.clock, EPOCH))
 
     def register(self, name: str, function: Program) -> int:
         """Make ``function`` a program that an image can name; returns its number."""

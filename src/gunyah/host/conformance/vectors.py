@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ __all__ = [
 Kind = str
 """``calls``, ``rm``, ``machine`` or ``environment``."""
 
+GET_VMID = 0x5600_0024
 RM_KEYS = ("rm_rpc", "svm_lifecycle")
 INSTRUCTION = re.compile(r"(hvc|smc) #(0x[0-9a-fA-F]+|\d+)")
 TOKEN = re.compile(r"\$\w+")
@@ -146,7 +147,7 @@ def load(path: Path) -> VectorFile:
             scenarios += _call_scenarios(path, value, key)
         elif key.startswith(RM_KEYS) or _looks_like_rm(value):
             steps = tuple(_rm_step(path, key, index, entry) for index, entry in enumerate(_list(path, key, value)))
-            scenarios.append(Scenario(path.name, key, "rm", "pvm", steps))
+            scenarios.append(Scenario(path.name, key, "rm", _asking_vm(steps), steps))
         elif isinstance(value, dict) and value:
             kind = "environment" if key.endswith("_env") else "machine"
             role = "root" if key.startswith("root") else "svm" if key.startswith("svm") else "pvm"
@@ -163,6 +164,12 @@ def load(path: Path) -> VectorFile:
         raise VectorError(f"{path}: holds no steps; expected a key such as hypercalls or rm_rpc_basic")
     stack = data.get("stack")
     return VectorFile(path, tuple(scenarios), stack if isinstance(stack, dict) else {})
+
+
+def _asking_vm(steps: Sequence[RmStep]) -> str:
+    """Whose requests these are: a VM that learns of itself that it is not VMID 3 is a secondary one."""
+    own = [step.reply[4:] for step in steps if step.message == GET_VMID and step.reply and step.reply[:4] == bytes(4)]
+    return "pvm" if all(vmid[:2] == b"\3\0" for vmid in own) else "svm"
 
 
 def _looks_like_calls(value: object) -> bool:

@@ -19,7 +19,7 @@ from gunyah.abi.types import U32
 from gunyah.guest.fdt import DeviceTree, Node
 from gunyah.host.conformance.vectors import RmStep
 
-__all__ = ["CREATE_MESSAGES", "Placement", "describe_vm", "placement"]
+__all__ = ["BASE", "CREATE_MESSAGES", "Placement", "describe_vm", "placement"]
 
 CREATE_MESSAGES = frozenset({0x5100_0010, 0x5100_0012, 0x5100_0013})
 """MEM_DONATE, MEM_LEND, MEM_SHARE."""
@@ -29,6 +29,7 @@ GET_HYP_RESOURCES = 0x5600_0020
 
 BASE = 0x8000_0000
 """IPA of the VM's memory in the VM."""
+IDLE_PHANDLE = 2
 GIC_NODE = "intc@8000000"
 
 RECORDED_DEVICES = (
@@ -92,8 +93,8 @@ def _recorded(steps: Sequence[RmStep], vmid: int) -> tuple[str, Sequence[HypReso
     return name, resources
 
 
-def describe_vm(name: str, resources: Sequence[HypResource]) -> DeviceTree:
-    """A device tree for a VM called ``name`` that leads to ``resources`` as its owner sees them."""
+def describe_vm(name: str, resources: Sequence[HypResource], *, psci: bool = False) -> DeviceTree:
+    """A device tree for a VM called ``name`` that leads to ``resources`` as its owner sees them; with PSCI if asked."""
     tree = DeviceTree()
     root = tree.root
     root.set_cells("#address-cells", 2)
@@ -108,7 +109,7 @@ def describe_vm(name: str, resources: Sequence[HypResource]) -> DeviceTree:
     gic.set_u64s("reg", 0x0800_0000, 0x1_0000, 0x080A_0000, 0x10_0000)
     gic.set_cells("phandle", 1)
     vcpus = [r for r in resources if r.type == ResourceType.VIRTUAL_CPU]
-    _add_cpus(root, len(vcpus))
+    _add_cpus(root, len(vcpus), psci)
     config = root.add("gunyah-vm-config")
     config.set_strings("image-name", name)
     config.set_strings("os-type", "linux")
@@ -135,16 +136,26 @@ def describe_vm(name: str, resources: Sequence[HypResource]) -> DeviceTree:
     return tree
 
 
-def _add_cpus(root: Node, count: int) -> None:
+def _add_cpus(root: Node, count: int, psci: bool) -> None:
     cpus = root.add("cpus")
     cpus.set_cells("#address-cells", 2)
     cpus.set_cells("#size-cells", 0)
+    if psci:
+        firmware = root.add("psci")
+        firmware.set_strings("compatible", "arm,psci-1.0", "arm,psci-0.2")
+        firmware.set_strings("method", "hvc")
+        idle = cpus.add("idle-states").add("cpu-sleep")
+        idle.set_strings("compatible", "arm,idle-state")
+        idle.set_cells("arm,psci-suspend-param", 0x1_0000)
+        idle.set_cells("phandle", IDLE_PHANDLE)
     for number in range(count):
         cpu = cpus.add(f"cpu@{number:x}")
         cpu.set_strings("device_type", "cpu")
         cpu.set_strings("compatible", "arm,armv8")
         cpu.set_u64s("reg", number)
-        cpu.set_strings("enable-method", "qcom,gunyah-hvc")
+        cpu.set_strings("enable-method", "psci" if psci else "qcom,gunyah-hvc")
+        if psci:
+            cpu.set_cells("cpu-idle-states", IDLE_PHANDLE)
 
 
 def _device(devices: Node, name: str, kind: str, generate: str, label: int) -> Node:
