@@ -2,8 +2,7 @@
 registers.
 
 All interrupts used are group 1 (single security state, objects.md 10). At reset every interrupt is disabled, group 0,
-priority 0, level and routed to vCPU 0 (objects.md 10.6), so ``enable`` sets all of it. The vector acknowledges until
-1023.
+priority 0, level and routed to vCPU 0 (objects.md 10.6), so ``enable`` sets all of it.
 """
 
 from __future__ import annotations
@@ -12,12 +11,11 @@ from collections.abc import Callable
 
 from gunyah.guest.cpu import Cpu
 
-__all__ = ["DEFAULT_DISTRIBUTOR", "DEFAULT_REDISTRIBUTOR", "Gic", "REDISTRIBUTOR_STRIDE", "SPURIOUS"]
+__all__ = ["DEFAULT_DISTRIBUTOR", "DEFAULT_REDISTRIBUTOR", "Gic", "REDISTRIBUTOR_STRIDE"]
 
 DEFAULT_DISTRIBUTOR = 0x0800_0000
 DEFAULT_REDISTRIBUTOR = 0x080A_0000
 REDISTRIBUTOR_STRIDE = 0x2_0000
-SPURIOUS = 1023
 
 _GICD_CTLR = 0x0000
 _GICD_IROUTER = 0x6000
@@ -30,6 +28,8 @@ _WAKER_PROCESSOR_SLEEP = 1 << 1
 _TYPER_LAST = 1 << 4
 _MAX_REDISTRIBUTORS = 64
 _PRIORITY = 0xA0
+_SPECIAL = 1020
+"""INTIDs from here to 1023 mean that there is no interrupt to serve."""
 
 
 class Gic:
@@ -80,7 +80,7 @@ class Gic:
         raise RuntimeError(f"no GIC redistributor from {self.redistributors:#x} on has affinity {wanted:#x}")
 
     def _bank(self, intid: int) -> int:
-        if not 0 <= intid < 1020:
+        if not 0 <= intid < _SPECIAL:
             raise ValueError(f"interrupt {intid} is not an SGI, PPI or SPI")
         return self.redistributor + _SGI_FRAME if intid < 32 else self.distributor
 
@@ -118,16 +118,16 @@ class Gic:
         self.cpu.store(self._bank(intid) + _ISENABLER + 4 * (intid >> 5), 1 << (intid & 31), 4)
 
     def vector(self) -> None:
-        """The IRQ vector: serve all pending interrupts. X0..X7 of the interrupted code are saved, as handlers may make
-        hypercalls."""
+        """The IRQ vector: serve one interrupt; when more are pending the CPU takes the exception again.
+
+        X0..X7 of the interrupted code are saved, as handlers may make hypercalls.
+        """
         cpu = self.cpu
         x = cpu.x
         saved = x[0:8]
         acknowledge, end, handlers = cpu.mrs, cpu.msr, self.handlers
-        while True:
-            intid = acknowledge("ICC_IAR1_EL1")
-            if intid >= 1020:
-                break
+        intid = acknowledge("ICC_IAR1_EL1")
+        if intid < _SPECIAL:
             handler = handlers.get(intid)
             if handler is None:
                 # Nobody would lower a level interrupt that has no handler: without the mask it would come for ever.

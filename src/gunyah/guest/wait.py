@@ -111,9 +111,9 @@ class Completion:
 
     def complete(self) -> None:
         """Let one waiter, now or later, pass."""
-        self.count += 1
-        if self._queue._waiters:
-            self._queue.wake()
+        # Handed to the first waiter directly, so that nobody who comes now can take it away.
+        if not self._queue.wake():
+            self.count += 1
 
     def reset(self) -> None:
         """Forget completions that nobody has waited for (reinit_completion)."""
@@ -121,10 +121,10 @@ class Completion:
 
     def wait(self, timeout_ns: int | None = None, *, interruptible: bool = False) -> bool:
         """Wait for a completion; False after the time-out. Raises Interrupted."""
-        if not self.count and not self._queue.wait_for(lambda: self.count > 0, timeout_ns, interruptible=interruptible):
-            return False
-        self.count -= 1
-        return True
+        if self.count:
+            self.count -= 1
+            return True
+        return self._queue.wait(timeout_ns, interruptible=interruptible)
 
 
 class Semaphore:

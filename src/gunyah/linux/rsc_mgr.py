@@ -92,6 +92,7 @@ class RscMgr:
 
     def __init__(self, services: Services, dev: Device) -> None:
         self._services = services
+        self._now = services.scheduler.timers.now_ns
         self.dev = dev
         self.dropped = 0
         self.notifiers: list[Callable[[int, bytes], None]] = []
@@ -143,11 +144,11 @@ class RscMgr:
         """
         if not message_id:
             raise error(errno.EINVAL, f"{self.dev.name}: 0 is no message id")
-        deadline = self._services.scheduler.timers.now_ns() + timeout_ns
+        deadline = self._now() + timeout_ns
         connection = _Connection(message_id, Completion(self._services.scheduler))
         sequence = self._take_sequence(connection)
         try:
-            self._send(message_id, sequence, payload, deadline, interruptible)
+            self._send(message_id, sequence, payload, deadline, timeout_ns, interruptible)
             if not connection.done.wait(self._left(deadline), interruptible=interruptible):
                 raise error(errno.ETIMEDOUT, f"{message_name(message_id)}: no reply within {timeout_ns / 1e9:g} s")
         finally:
@@ -167,7 +168,7 @@ class RscMgr:
         return reply[ERROR_SIZE:]
 
     def _left(self, deadline: int) -> int:
-        return max(0, deadline - self._services.scheduler.timers.now_ns())
+        return max(0, deadline - self._now())
 
     def _take_sequence(self, connection: _Connection) -> int:
         connections = self._connections
@@ -182,7 +183,9 @@ class RscMgr:
         connections[sequence] = connection
         return sequence
 
-    def _send(self, message_id: int, sequence: int, payload: bytes, deadline: int, interruptible: bool) -> None:
+    def _send(
+        self, message_id: int, sequence: int, payload: bytes, deadline: int, left: int, interruptible: bool
+    ) -> None:
         msgq = self._msgq
         if msgq is None:
             raise error(errno.ENODEV, f"{self.dev.name}: the Resource Manager connection is gone")
@@ -194,14 +197,15 @@ class RscMgr:
                 f"{message_name(message_id)}: {len(payload)} bytes, at most {room * (CONTINUATIONS_MAX + 1)} fit",
             )
         late = f"{message_name(message_id)}: the request could not be sent in time"
-        if not self._send_lock.lock(self._left(deadline), interruptible=interruptible):
+        contended = self._send_lock.owner is not None
+        if not self._send_lock.lock(left, interruptible=interruptible):
             raise error(errno.ETIMEDOUT, late)
         try:
             send, channel = msgq.mailbox.send_message, msgq.channel
             head = Header(_REQUEST, message_id, sequence, fragments).pack()
             for index in range(fragments + 1):
                 packet = MsgqTxData(head + payload[index * room : (index + 1) * room], index == fragments)
-                self._client.tx_tout_ns = self._left(deadline)
+                self._client.tx_tout_ns = self._left(deadline) if index or contended else left
                 send(channel, packet)
                 if not index and fragments:
                     head = Header(_CONTINUATION, message_id, sequence, fragments).pack()
