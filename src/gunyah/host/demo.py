@@ -188,7 +188,7 @@ def _resource_manager(hosted: HostedSystem) -> dict[str, Any]:
 def native_guest() -> dict[str, Any]:
     """Run the native AArch64 guest; ``ok`` with what it said, or the reason why not."""
     try:
-        guest = import_module("gunyah.vmm.demo_guest")
+        guest = import_module("gunyah.host.demo_guest")
     except ModuleNotFoundError as error:
         return {"ok": False, "reason": f"this build has no native guest: there is no {error.name}"}
     result: dict[str, Any] = guest.run()
