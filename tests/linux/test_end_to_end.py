@@ -178,3 +178,29 @@ def test_the_same_seed_gives_the_same_run():
             return linux.kernel.uptime_ns(), linux.system.clock.ticks()
 
     assert run() == run()
+
+
+def test_many_concurrent_calls_are_all_answered(linux):
+    rm = linux.kernel.resource_managers[0]
+    calls = [linux.kernel.submit(rm.call, 0x5600_0024) for _ in range(40)]
+    assert linux.system.run(lambda: all(call.done for call in calls), 60)
+    assert {call.result()[:2] for call in calls} == {b"\x03\x00"}
+    assert rm.dropped == 0
+
+
+def test_a_machine_that_is_closed_while_processes_hold_terminals_unwinds_quietly(capfd):
+    with Linux("2023") as linux:
+        kernel = linux.kernel
+
+        def holder():
+            with kernel.open_tty("ttyGH1") as gh1, kernel.open_tty("ttyGH0") as gh0:
+                gh0.set_raw()
+                kernel.spawn(gh0.write, bytes(100_000))
+                gh1.read(10)
+                kernel.scheduler.sleep(1000 * SECOND)
+
+        kernel.submit(holder)
+        linux.system.run(timeout=1)
+        assert kernel.scheduler.tasks
+    assert not kernel.scheduler.tasks
+    assert capfd.readouterr() == ("", "")
