@@ -14,9 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument(
         "--driver",
-        choices=("python", "native"),
-        default="python",
-        help="what replays: a VM written in Python (default) or AArch64 code on the CPU engine",
+        choices=("auto", "python", "native"),
+        default="auto",
+        help="what replays: a VM written in Python, or AArch64 code on the CPU engine (auto: for ID registers only)",
     )
     parser.add_argument("--record", type=Path, metavar="FILE", help="write what was answered here, in the same format")
 

@@ -20,11 +20,12 @@ REPORT_WIDTH = 160
 
 
 def main(
-    files: Sequence[str | Path], json: bool = False, record: str | Path | None = None, driver: str = "python"
+    files: Sequence[str | Path], json: bool = False, record: str | Path | None = None, driver: str = "auto"
 ) -> int:
     """Replay ``files``; prints a report, or one JSON object. Exit status: 0 when nothing failed, else 1.
 
-    ``driver`` is what the monitor is: "python" or "native" code. ``record`` names a file for what was answered here, in
+    ``driver`` is what the monitor is: "python", "native" code, or "auto": native for what
+    a VM reads from its CPU, Python else. ``record`` names a file for what was answered here, in
     the format of the recordings.
     """
     from gunyah.host.conformance import deviations, recorder, report, vectors

@@ -22,7 +22,7 @@ __all__ = ["judge_environment", "judge_machine"]
 
 PLACES: Mapping[str, int] = {
     "flash": 0x0,
-    "gpio": 0x0903_0000,
+    "gpio": 0x0903_0FE0,
     "pci ecam": 0x3F00_0000,
     "pci mmio": 0x1000_0000,
     "GICD+64K": GICD + 0x1_0000,

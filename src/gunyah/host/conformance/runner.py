@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import platform
 from collections.abc import Callable, Sequence
 
 from gunyah.abi.types import U64, VMID_HLOS, VMID_RM
@@ -37,9 +39,9 @@ Start = Callable[[bytes], None]
 
 
 def run_scenarios(
-    scenarios: Sequence[Scenario], driver: str = "python", progress: Callable[[Scenario], None] = lambda _: None
+    scenarios: Sequence[Scenario], driver: str = "auto", progress: Callable[[Scenario], None] = lambda _: None
 ) -> list[Verdict]:
-    """Verdicts of all steps, in order; ``driver`` is what the monitor is: "python" or "native"."""
+    """Verdicts of all steps, in order; ``driver`` is what the monitor is: "python", "native" or "auto"."""
     verdicts: list[Verdict] = []
     for scenario in scenarios:
         progress(scenario)
@@ -47,16 +49,17 @@ def run_scenarios(
     return verdicts
 
 
-def run_scenario(scenario: Scenario, driver: str = "python") -> list[Verdict]:
+def run_scenario(scenario: Scenario, driver: str = "auto") -> list[Verdict]:
     """Boot, replay, and account for every step, also when the machine ends before them."""
     verdicts: list[Verdict] = []
     stage = Stage()
-    perform = _perform(scenario, stage, native=driver == "native")
+    native = driver == "native" or (driver == "auto" and scenario.kind == "machine" and _has_engine())
+    perform = _perform(scenario, stage, native=native)
     try:
         start = {"root": stage.start_root, "pvm": stage.start_primary, "svm": _secondary_of(stage, scenario)}[
             scenario.role
         ]
-        run = _run_python if driver == "python" else _run_native
+        run = _run_native if native else _run_python
         why = run(stage, start, scenario, lambda monitor, x0: perform(monitor, x0, verdicts))
     except Exception as error:
         # The machine under test broke, not the step: everything it did not reach fails with its sentence.
@@ -66,6 +69,11 @@ def run_scenario(scenario: Scenario, driver: str = "python") -> list[Verdict]:
     if why:
         _account(scenario, verdicts, why)
     return verdicts
+
+
+def _has_engine() -> bool:
+    """A Python VM has no ID registers of its own to read; where the host has the CPU engine, that one is asked."""
+    return importlib.util.find_spec("unicorn") is not None and platform.machine() == "x86_64"
 
 
 def _secondary_of(stage: Stage, scenario: Scenario) -> Start:

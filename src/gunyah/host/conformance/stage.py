@@ -16,6 +16,7 @@ from gunyah.hypervisor.hypervisor import Hypervisor
 from gunyah.hypervisor.vcpu import Vcpu
 from gunyah.machine import board
 from gunyah.machine.clock import VirtualClock
+from gunyah.machine.empty import attach_empty_slots
 from gunyah.machine.memory import PhysicalMemory
 from gunyah.machine.pl011 import PL011
 from gunyah.machine.pl031 import PL031
@@ -49,6 +50,7 @@ class Stage:
         self.uart_output = bytearray()
         bus = self.hypervisor.bus
         bus.attach(board.UART.base, board.UART.size, PL011(self.uart_output.extend, lambda level: None))
+        attach_empty_slots(bus)
         bus.attach(board.RTC.base, board.RTC.size, PL031(self.clock, EPOCH))
 
     def register(self, name: str, function: Program) -> int:
