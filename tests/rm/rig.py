@@ -1,7 +1,7 @@
 """A machine with the real hypervisor and the real Resource Manager, driven by a bare client in the primary VM.
 
-The client is as simple as a guest can be: it finds its queues in the device tree, sends packets and polls. A scenario is a
-function that gets the client; it runs as the primary VM's code, and what it raises is raised by the test.
+The client is as simple as a guest can be: it finds its queues in the device tree, sends packets and polls. A scenario
+is a function that gets the client; it runs as the primary VM's code, and what it raises is raised by the test.
 """
 
 from __future__ import annotations

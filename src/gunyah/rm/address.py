@@ -57,7 +57,16 @@ class AddressAllocator:
         return index > 0 and self._taken[index - 1].end > wanted.base
 
     def _take(self, wanted: Range) -> None:
-        self._taken.insert(bisect_left(self._taken, wanted), wanted)
+        """Enter a free range, merged with its neighbours: many pieces in a row stay one entry."""
+        taken = self._taken
+        index = bisect_left(taken, wanted)
+        base, end = wanted
+        if index < len(taken) and taken[index].base == end:
+            end = taken.pop(index).end
+        if index and taken[index - 1].end == base:
+            index -= 1
+            base = taken.pop(index).base
+        taken.insert(index, Range(base, end))
 
     def is_free(self, base: int, size: int) -> bool:
         """Whether a fixed allocation of the range would succeed."""

@@ -8,7 +8,7 @@ the pages into the owner through the parcel. Every operation either completes or
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 
 from gunyah.abi.errors import RmError
 from gunyah.abi.rm import (
@@ -62,6 +62,16 @@ def _without(received: list[tuple[int, int, Region]], parcel: Memparcel) -> list
                     pieces.append((mem_type, donor, Region(start, end - start, region.owner_ipa + start - region.pa)))
         left = pieces
     return left
+
+
+def _run_ahead(sgl: Sequence[SglEntry], index: int) -> int:
+    """Bytes from the start of entry ``index`` on in which the ranges follow each other."""
+    size = 0
+    for entry in islice(sgl, index, None):
+        if entry.address != sgl[index].address + size or not _aligned(entry.size):
+            break
+        size += entry.size
+    return size
 
 
 def _aligned(value: int) -> bool:
@@ -214,10 +224,12 @@ class MemparcelTable:
             memory.unmap(vm_memory, parcel.extent, parcel.mem_type, ipa, run)
 
     def _find_pieces(self, owner: Vm, parcel: Memparcel, sgl: Sequence[SglEntry]) -> list[Region]:
+        """Physical pieces of the ranges, none across the border of two ranges."""
         memory, vm_memory = self.memory, self._memory_of(owner)
         pieces: list[Region] = []
-        spans: list[tuple[int, int]] = []
-        for entry in sgl:
+        # What the latest look-up found: hundreds of neighbouring pages cost one look-up.
+        known = Region(0, 0, 0)
+        for index, entry in enumerate(sgl):
             if not _aligned(entry.address) or not _aligned(entry.size):
                 raise RmFailure(
                     RmError.ARGUMENT_INVALID,
@@ -227,22 +239,25 @@ class MemparcelTable:
             if not left:
                 raise RmFailure(RmError.MEM_INVALID, f"the range at {at:#x} is empty")
             while left:
-                try:
-                    pa, size = memory.lookup(vm_memory, parcel.mem_type, at, left)
-                except HypercallFailed as failure:
-                    raise RmFailure(
-                        RmError.MEM_INVALID, f"VM {owner.vmid} does not own what is mapped at {at:#x}: {failure}"
-                    ) from failure
-                spans.append((pa, pa + size))
-                pieces.append(Region(pa, size, at))
+                skip = at - known.owner_ipa
+                if not 0 <= skip < known.size:
+                    ahead = _run_ahead(sgl, index) - (entry.size - left)
+                    try:
+                        known = Region(*memory.lookup(vm_memory, parcel.mem_type, at, ahead), at)
+                    except HypercallFailed as failure:
+                        raise RmFailure(
+                            RmError.MEM_INVALID, f"VM {owner.vmid} does not own what is mapped at {at:#x}: {failure}"
+                        ) from failure
+                    skip = 0
+                size = min(left, known.size - skip)
+                pieces.append(Region(known.pa + skip, size, at))
                 at, left = at + size, left - size
                 if len(pieces) + len(parcel.regions) > REGIONS_MAX:
                     raise RmFailure(RmError.NOMEM, f"a memparcel of more than {REGIONS_MAX} pieces")
-        spans.sort()
-        for (_, end), (base, _) in pairwise(spans):
-            if base < end:
+        for first, second in pairwise(sorted(pieces, key=lambda piece: piece.pa)):
+            if second.pa < first.end:
                 raise RmFailure(
-                    RmError.MEM_INVALID, f"the page at physical {base:#x} stands twice in the list of ranges"
+                    RmError.MEM_INVALID, f"the page at physical {second.pa:#x} stands twice in the list of ranges"
                 )
         return pieces
 
