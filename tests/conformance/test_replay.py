@@ -222,3 +222,19 @@ def test_the_report_for_people_ends_with_the_closing_line(tmp_path: Path, capsys
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "2 passed, 1 failed, 0 deviations"
     assert any("doorbell_send" in line and "expected MSGQUEUE_FULL, got OK" in line for line in lines)
+
+
+def test_a_secondary_vms_own_view_is_replayed_from_inside_such_a_vm(replay: Any) -> None:
+    script = Script("svm/id").call("hypervisor_identify", out=("0x5100000000008001", "0x10000eff"))
+    script.smccc("PSCI_VERSION", 0x8400_0000, out=(0x1_0001, 0, 0, 0))
+    data = {
+        "hypercalls": script.steps,
+        "rm_rpc_own_view": [
+            rm_request(0x5600_0024, "", "0000000080000000", "GET_VMID"),
+            rm_request(0x5600_0015, "", "0000000003000000", "GET_OWNER"),
+        ],
+        "svm_machine": {"GICD_TYPER": "0x349001f", "mrs MIDR": "0xf0480"},
+    }
+    status, result = replay(data)
+    assert status == 0, result["failures"]
+    assert result["passed"] == 6
