@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gunyah.guest.dts import parse_dts
 from gunyah.guest.fdt import DeviceTree
 from gunyah.host.errors import HostError
 from gunyah.host.lint import check_tree, lint_file, load_tree
+from gunyah.host.lint_schema import schema_available
+from gunyah.system import System
 
-HEAD = '/dts-v1/; / { interrupt-parent = <&gic>; gic: gic { #interrupt-cells = <3>; };'
+HEAD = '/dts-v1/; / { interrupt-parent = <&gic>; gic: gic { compatible = "arm,gic-v3"; #interrupt-cells = <3>; };'
 HYPERVISOR = {
     "compatible": '"gunyah-hypervisor-1.0", "gunyah-hypervisor"',
     "#address-cells": "<2>",
@@ -133,6 +135,48 @@ def test_a_vm_whose_tree_already_has_the_hypervisor_node_is_said() -> None:
     assert "RM makes this node itself" in said(both)
 
 
+VM = """
+cpus { #address-cells = <1>; #size-cells = <0>; cpu@0 { device_type = "cpu"; reg = <0>; enable-method = "psci"; }; };
+gunyah-vm-config {
+    image-name = "worker";
+    memory { #address-cells = <2>; #size-cells = <2>; size-min = <0 0x2000000>; };
+    interrupts { config = <&gic>; };
+    vcpus { config = "/cpus"; affinity = "proxy"; };
+    vdevices {
+        generate = "/hypervisor";
+        rm-rpc { vdevice-type = "rm-rpc"; generate = "/hypervisor/qcom,resource-manager"; console-dev; };
+    };
+};
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "where", "name"),
+    [
+        ('image-name = "worker";', "", "/gunyah-vm-config", "image-name"),
+        ('affinity = "proxy"', 'affinity = "static"', "/gunyah-vm-config/vcpus", "affinity-map"),
+        ('vdevice-type = "rm-rpc"', 'vdevice-type = "toaster"', "/gunyah-vm-config/vdevices/rm-rpc", "vdevice-type"),
+    ],
+)
+def test_a_wrong_vm_configuration_is_said_in_the_resource_managers_own_words(
+    old: str, new: str, where: str, name: str
+) -> None:
+    findings = check_tree(parse_dts(f"{HEAD} {VM.replace(old, new)} }};"))
+    assert (where, name) in {(finding.where, finding.property) for finding in findings}, list(map(str, findings))
+
+
+def test_what_only_the_schema_knows_is_said_too() -> None:
+    assert schema_available()
+    assert "qcom,tx-message-size: 2000 is greater than the maximum of 1023" in said(
+        tree(manager={"qcom,tx-message-size": "<2000>"})
+    )
+
+
+def test_the_tree_that_the_primary_vm_gets_is_good() -> None:
+    with System(clock="virtual", seed=1) as system:
+        assert said(system.primary.kernel.services.device_tree) == ""
+
+
 @pytest.mark.parametrize("form", ["dtb", "dts"])
 def test_files_of_both_forms_are_read(tmp_path: Path, form: str) -> None:
     path = tmp_path / f"guest.{form}"
@@ -159,6 +203,7 @@ def test_a_file_that_cannot_be_read_is_one_sentence(
         load_tree(tmp_path / name)
 
 
+@settings(deadline=None)
 @given(
     node=st.sampled_from(["hypervisor", "manager"]),
     name=st.sampled_from([*HYPERVISOR, *MANAGER, "interrupt-parent", "phandle", "status"]),

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Final
 
 from gunyah.abi import devicetree as dt
-from gunyah.abi.devicetree import Property
+from gunyah.abi.devicetree import ConfigProperty, Property
 from gunyah.abi.types import CAP_INVALID
 from gunyah.guest.dts import parse_dts
 from gunyah.guest.fdt import DeviceTree, FdtError, Node, parse
 from gunyah.host.errors import HostError, reason
+from gunyah.host.lint_schema import schema_complaints
+from gunyah.rm.vmconfig import check as check_vm_config
 
 __all__ = ["Finding", "check_tree", "lint_file", "load_tree"]
 
@@ -41,6 +43,7 @@ _RM_PROPERTIES: Final = frozenset(
     }
 )
 _GIC_CELLS: Final = 3
+_MOST_INTERRUPT_CELLS: Final = 8
 _SPI_COUNT: Final = 988
 _INTERRUPT_FLAGS: Final = {dt.IRQ_TYPE_EDGE_RISING: "edge rising", dt.IRQ_TYPE_LEVEL_HIGH: "level high"}
 
@@ -88,7 +91,7 @@ def _compatible(node: Node, wanted: str, known: frozenset[str], ordered: tuple[s
         yield Finding(node.path, Property.COMPATIBLE, f'is missing; it must have "{wanted}"')
         return
     found = node.strings(Property.COMPATIBLE)
-    if wanted not in found:
+    if wanted not in found and tuple(found) != dt.COMPATIBLE_HYPERVISOR_PRIMARY:
         yield Finding(node.path, Property.COMPATIBLE, f'{_list(found)} does not have "{wanted}"')
     unknown = [string for string in found if string not in known]
     if unknown:
@@ -128,19 +131,36 @@ def _queue_capabilities(node: Node) -> Iterator[Finding]:
         yield Finding(node.path, Property.REG, f"TX and RX are the same capability {transmit:#x}; queues are one-way")
 
 
-def _interrupt_cells(tree: DeviceTree, node: Node) -> int:
-    """#interrupt-cells of the node's interrupt parent; a GIC's when the tree has none."""
+def _interrupt_controller(tree: DeviceTree, node: Node) -> tuple[Node | None, Finding | None]:
+    """The node's interrupt parent; None in a fragment that names none. A finding when the name leads nowhere."""
     at: Node | None = node
     while at is not None:
         if "interrupt-parent" in at:
-            controller = tree.by_phandle(at.u32("interrupt-parent"))
-            return controller.u32("#interrupt-cells", _GIC_CELLS) if controller is not None else _GIC_CELLS
+            phandle = at.u32("interrupt-parent")
+            controller = tree.by_phandle(phandle)
+            if controller is None or "#interrupt-cells" not in controller:
+                sentence = f"no interrupt controller has the phandle {phandle:#x}"
+                return None, Finding(at.path, "interrupt-parent", sentence)
+            return controller, None
         at = at.parent
-    return _GIC_CELLS
+    return None, None
+
+
+def _interrupt_cells(tree: DeviceTree, node: Node) -> int:
+    """#interrupt-cells of the node's interrupt parent; a GIC's when it has none, or one that makes no sense."""
+    try:
+        controller, _ = _interrupt_controller(tree, node)
+        cells = controller.u32("#interrupt-cells") if controller is not None else _GIC_CELLS
+    except FdtError:
+        return _GIC_CELLS
+    return cells if 1 <= cells <= _MOST_INTERRUPT_CELLS else _GIC_CELLS
 
 
 def _queue_interrupts(tree: DeviceTree, node: Node) -> Iterator[Finding]:
     name = Property.INTERRUPTS
+    _, finding = _interrupt_controller(tree, node)
+    if finding is not None:
+        yield finding
     if name not in node:
         yield Finding(node.path, name, "is missing; it must name the TX and the RX interrupt")
         return
@@ -210,26 +230,44 @@ def _vm_config(tree: DeviceTree) -> Node | None:
     return None
 
 
-def _configuration(tree: DeviceTree, node: Node) -> Iterator[Finding]:
+def _property_in(node: Node | None, sentence: str) -> str:
+    """The first property that a sentence names."""
+    known = {*ConfigProperty, *Property, *(node.properties if node is not None else ())}
+    words = (word.strip(".,:;()'\"") for word in sentence.split())
+    return next((word for word in words if word in known), "")
+
+
+def _configuration(tree: DeviceTree) -> Iterator[Finding]:
     if tree.root.child(dt.NODE_HYPERVISOR) is not None:
         sentence = "RM makes this node itself and refuses to start a VM whose tree already has it"
         yield Finding(f"/{dt.NODE_HYPERVISOR}", "", sentence)
+    for refusal in check_vm_config(tree).refusals:
+        name = _property_in(tree.find(refusal.path), refusal.sentence)
+        yield Finding(refusal.path, name, refusal.sentence.removeprefix(f"property {name} ").removeprefix(f"{name} "))
 
 
 def check_tree(tree: DeviceTree) -> list[Finding]:
-    """All that the binding and RM would refuse in ``tree``, in tree order, without ``dtschema``."""
+    """All that the binding and RM would refuse in ``tree``, in tree order; then what only the schema says."""
     findings: list[Finding] = []
     hypervisor = tree.root.child(dt.NODE_HYPERVISOR)
     configuration = _vm_config(tree)
     if hypervisor is not None:
         findings += _careful(hypervisor, lambda: _hypervisor_node(tree, hypervisor))
     if configuration is not None:
-        findings += _careful(configuration, lambda: _configuration(tree, configuration))
+        findings += _careful(configuration, lambda: _configuration(tree))
     if hypervisor is None and configuration is None:
         names = " or ".join(f"/{name}" for name in dt.NODE_VM_CONFIGS)
         findings.append(
             Finding("/", "", f"there is neither a /{dt.NODE_HYPERVISOR} node (a guest of Gunyah) nor {names} (a VM)")
         )
+    known = {(finding.where, finding.property) for finding in findings}
+    managers = filter(_is_resource_manager, hypervisor.children if hypervisor is not None else ())
+    interrupt_cells = _interrupt_cells(tree, next(managers, tree.root))
+    findings += [
+        Finding(where, name, sentence)
+        for where, name, sentence in schema_complaints(tree, interrupt_cells)
+        if (where, name) not in known
+    ]
     return findings
 
 
