@@ -83,10 +83,15 @@ class Hypervisor:
         self.programs[number] = program
         return number
 
-    def executor_for(self, vcpu: Vcpu) -> Executor:
-        """What will run the code at the vCPU's PC: Python if a Python image lies there, else the CPU engine."""
-        program = program_at_entry(self, vcpu, vcpu.pc)
+    def executor_for(self, vcpu: Vcpu, entry: int) -> Executor:
+        """What will run the code at ``entry`` (IPA): Python if a Python image lies there, else the CPU engine.
+
+        What the vCPU ran before is unwound. Raises HypervisorError where the host cannot run the engine.
+        """
+        program = program_at_entry(self, vcpu, entry)
         if program is not None:
+            if vcpu.executor is not None:
+                vcpu.executor.kill()
             return PythonExecutor(self, vcpu, program)
         return native_executor(self, vcpu)
 

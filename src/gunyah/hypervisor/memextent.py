@@ -244,7 +244,7 @@ class MemExtent(KernelObject):
 
     def _cleanup(self) -> None:
         if self.parent is not None:
-            self.system.put_later(self.parent)
+            self.parent.put()
             self.parent = None
 
     def attach(self, partition: Partition, size: int) -> None:

@@ -56,9 +56,13 @@ class KernelObject:
         """Drop a reference; the last one destroys the object."""
         self.references -= 1
         if self.references == 0:
-            self._destroy()
+            if self.partition is not None:
+                self.partition.system.destroy(self)
+            else:
+                self.destroy()
 
-    def _destroy(self) -> None:
+    def destroy(self) -> None:
+        """End of the object, when its last reference has gone; for ``put`` alone."""
         was_active = self.state == ACTIVE
         self.state = DESTROYING
         if was_active:

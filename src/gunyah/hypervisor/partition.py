@@ -34,19 +34,23 @@ class SystemMemory:
         self.vmids: dict[int, Addrspace] = {}
         self._serial = 0
         self._unreferenced: list[KernelObject] = []
-        self._releasing = False
+        self._destroying = False
 
-    def put_later(self, obj: KernelObject) -> None:
-        """Drop a reference once its holder is gone: destroying a long chain of parents must not nest."""
+    def destroy(self, obj: KernelObject) -> None:
+        """Destroy an object that nobody holds, and what it was the last to hold: one after the other.
+
+        Chains of holders are as long as a guest likes (spaces in spaces, extents of extents), so destruction must not
+        nest.
+        """
         self._unreferenced.append(obj)
-        if self._releasing:
+        if self._destroying:
             return
-        self._releasing = True
+        self._destroying = True
         try:
             while self._unreferenced:
-                self._unreferenced.pop().put()
+                self._unreferenced.pop().destroy()
         finally:
-            self._releasing = False
+            self._destroying = False
 
     def next_serial(self) -> int:
         """A number for people that no other object of this hypervisor has."""

@@ -73,19 +73,30 @@ class ProxyRun:
 
     def finish(self) -> None:
         """The target stopped, or the caller's turn came: answer the caller's hypercall."""
-        caller, target = self.caller, self.target
-        caller.proxy = None
+        state = run_state(self.target)
+        self.abandon()
+        self.caller.complete((0, *state))
+
+    def abandon(self) -> None:
+        """The target runs no more in the caller's time; somebody else may run it."""
+        target = self.target
+        self.caller.proxy = None
         target.proxy_caller = None
-        state = run_state(target)
         if target.thread_state != ThreadState.EXITED:
             target.blocks |= _PROXY
-        caller.complete((0, *state))
 
 
 def start(caller: Vcpu, target: Vcpu, resume: tuple[int, int, int]) -> None:
-    """Begin ``vcpu_run``: BUSY when the target is not proxy-scheduled or somebody is inside ``vcpu_run`` for it."""
+    """Begin ``vcpu_run``: BUSY when the target is not proxy-scheduled or somebody is inside ``vcpu_run`` for it.
+
+    DENIED when the target is pinned to another CPU than the caller's.
+    """
     if not target.proxied or target.proxy_caller is not None or target is caller:
         raise HypervisorError(Error.BUSY, f"{target} is not proxy-scheduled, or it is being run")
+    if target.pinned and target.affinity != caller.affinity:
+        raise HypervisorError(
+            Error.DENIED, f"{target} is pinned to CPU {target.affinity}, {caller} is on {caller.affinity}"
+        )
     access = target.vmmio
     if target.blocks & _VMMIO and access is not None:
         target.vmmio = None
@@ -96,5 +107,4 @@ def start(caller: Vcpu, target: Vcpu, resume: tuple[int, int, int]) -> None:
     target.proxy_caller = caller
     target.blocks &= ~_PROXY
     caller.proxy = ProxyRun(caller, target)
-    caller.yield_target = target
-    caller.attention = True
+    caller.hv.scheduler.run_instead(caller, target)

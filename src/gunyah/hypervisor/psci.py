@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from gunyah.abi import smccc
 from gunyah.abi.errors import PsciError
 from gunyah.abi.vcpu import RESET_TYPE_SYSTEM_RESET, system_reset2_type
+from gunyah.hypervisor.errors import HypervisorError
 from gunyah.hypervisor.vcpu import Block
 
 if TYPE_CHECKING:
@@ -98,7 +99,12 @@ def _cpu_on(hv: Hypervisor, vcpu: Vcpu, fid: int) -> Answer:
         return (int(PsciError.INTERNAL_FAILURE),)
     if not target.powered_off:
         return (int(PsciError.ALREADY_ON),)
-    target.power_on(_argument(vcpu, fid, 2), _argument(vcpu, fid, 3))
+    try:
+        target.power_on(_argument(vcpu, fid, 2), _argument(vcpu, fid, 3))
+    except HypervisorError as refusal:
+        # Killed, or gone for good.
+        hv.remark(vcpu, str(refusal))
+        return (int(PsciError.INTERNAL_FAILURE),)
     return _SUCCESS
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, MutableSequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from greenlet import GreenletExit, getcurrent, greenlet
 
@@ -36,6 +36,7 @@ CALL_TICKS = 62
 BUDGET = 64
 
 _WFI = int(Block.WFI)
+_THREAD_READY = int(ThreadState.READY)
 
 _READ = 4
 _WRITE = 2
@@ -70,8 +71,12 @@ class PythonExecutor:
         self._hv = hv
         self._vcpu = vcpu
         self._program = program
-        self._dispatch = hv.dispatcher.hvc
-        self._smc = hv.dispatcher.smc
+        # The ways into the hypervisor: closed together when the guest is to unwind.
+        self._hvc: Callable[..., Any] = hv.dispatcher.hvc
+        self._smc: Callable[..., Any] = hv.dispatcher.smc
+        self._read_register: Callable[..., int] = read_register
+        self._write_register: Callable[..., Any] = write_register
+        self._access: Callable[..., int] = device_access
         assert vcpu.addrspace is not None
         self._addrspace = vcpu.addrspace
         self._guest: greenlet | None = None
@@ -82,15 +87,13 @@ class PythonExecutor:
         self._masked = True
         self._vector: Callable[[], None] | None = None
         self._nudged = False
+        self._preempted = False
         self._entry_context = 0
 
     # -- Executor ------------------------------------------------------------------------------------------------------
 
     def power_on(self, entry: int, context: int) -> None:
-        """Start the program afresh with ``context`` as its x0; interrupts masked, no vector."""
-        self.kill()
-        self._masked = True
-        self._vector = None
+        """Start the program with ``context`` as its x0; interrupts masked, no vector. Once: then a new executor."""
         self._entry_context = context
         self._guest = self._resume = greenlet(self._main)
 
@@ -102,7 +105,7 @@ class PythonExecutor:
         self._hub = getcurrent()
         self._deadline = deadline
         self._budget = BUDGET
-        self._vcpu.attention = self._vcpu.virq
+        self._preempted = False
         guest = self._guest
         if guest is not None:
             guest.parent = self._hub
@@ -112,17 +115,19 @@ class PythonExecutor:
             clock.advance((BUDGET - self._budget + 1) * CALL_TICKS)
 
     def interrupt(self) -> None:
-        """``attention`` is all it takes: it is looked at after every call."""
+        """Leave after the call that is being made: ``attention`` is looked at after every one."""
+        self._preempted = True
         self._vcpu.attention = True
 
     def set_virq(self, level: bool) -> None:
         """A pending interrupt is taken after the call that is being made."""
-        if level:
+        if level and not self._masked:
             self._vcpu.attention = True
 
     def kill(self) -> None:
-        """Unwind the guest's greenlets."""
+        """Unwind the guest's greenlets. What they still call while they unwind does not reach the hypervisor."""
         guest, self._guest, self._resume = self._guest, None, None
+        self._hvc = self._smc = self._read_register = self._write_register = self._access = _gone
         if guest is not None and not guest.dead and guest is not getcurrent():
             guest.parent = getcurrent()
             guest.throw(GreenletExit)
@@ -145,7 +150,7 @@ class PythonExecutor:
                 vcpu.power_off()
         except GreenletExit:
             pass
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._hv.keep_report(vcpu, traceback.format_exc())
             vcpu.fault(f"{vcpu}: the program {self._program.name} raised {type(error).__name__}: {error}")
         self._resume = None
@@ -154,6 +159,8 @@ class PythonExecutor:
 
     def _leave(self) -> None:
         """Switch to the hypervisor's loop; returns when the scheduler runs this vCPU again."""
+        if self._guest is None:
+            raise GreenletExit
         self._resume = getcurrent()
         hub = self._hub
         assert hub is not None
@@ -164,6 +171,7 @@ class PythonExecutor:
         vcpu = self._vcpu
         hv = self._hv
         while True:
+            vcpu.attention = False
             if self._budget < 0:
                 clock = hv.clock
                 if isinstance(clock, VirtualClock):
@@ -172,30 +180,26 @@ class PythonExecutor:
                 if clock.ticks() >= self._deadline or hv.due():
                     self._leave()
                     continue
-            if vcpu.blocks or vcpu.thread_state != ThreadState.READY or vcpu.yield_target is not None:
+            if self._preempted or vcpu.blocks or vcpu.yield_target is not None or vcpu.thread_state != _THREAD_READY:
                 self._leave()
-                continue
-            if vcpu.virq and not self._masked:
-                self._take_interrupt()
-                continue
-            if vcpu.attention and not (vcpu.virq and self._masked):
-                # Somebody wants the scheduler: a better vCPU became ready, or a timer is due.
-                vcpu.attention = False
-                self._leave()
-                continue
-            vcpu.attention = False
-            return
+            elif vcpu.virq and not self._masked and self._vector is not None:
+                self._take_interrupt(self._vector)
+            else:
+                return
 
-    def _take_interrupt(self) -> None:
-        vector = self._vector
-        if vector is None:
-            self._vcpu.virq = False
-            return
+    def _take_interrupt(self, vector: Callable[[], None]) -> None:
         self._masked = True
         try:
             vector()
         finally:
             self._masked = False
+
+    def _crash(self, error: Exception) -> None:
+        """EL2 itself failed in a call of this vCPU: its VM stops, whatever the guest would do about an exception."""
+        vcpu = self._vcpu
+        self._hv.keep_report(vcpu, traceback.format_exc())
+        vcpu.fault(f"{vcpu}: a call to the hypervisor raised {type(error).__name__}: {error}")
+        self._attend()
 
     # -- Cpu -----------------------------------------------------------------------------------------------------------
 
@@ -223,7 +227,10 @@ class PythonExecutor:
         """HVC #imm."""
         self._budget -= 1
         vcpu = self._vcpu
-        self._dispatch(vcpu, imm)
+        try:
+            self._hvc(vcpu, imm)
+        except Exception as error:
+            self._crash(error)
         if vcpu.attention or self._budget < 0:
             self._attend()
 
@@ -231,13 +238,18 @@ class PythonExecutor:
         """SMC #imm, trapped."""
         self._budget -= 1
         vcpu = self._vcpu
-        self._smc(vcpu, imm)
+        try:
+            self._smc(vcpu, imm)
+        except Exception as error:
+            self._crash(error)
         if vcpu.attention or self._budget < 0:
             self._attend()
 
     def wfi(self) -> None:
         """Trapped WFI: blocks the vCPU until an interrupt is pending."""
         vcpu = self._vcpu
+        if self._guest is None:
+            raise GreenletExit
         if self._nudged:
             self._nudged = False
         elif not vcpu.virq:
@@ -292,12 +304,14 @@ class PythonExecutor:
         vcpu = self._vcpu
         self._budget -= 1
         try:
-            value = device_access(self._hv, vcpu, fault, address, width, write, value)
+            value = self._access(self._hv, vcpu, fault, address, width, write, value)
         except ExternalAbort as abort:
             raise self._abort(address, write, str(abort)) from None
         except VmmioExit:
             self._attend()
             value = vcpu.vmmio_answer & (1 << 8 * width) - 1
+        except Exception as error:
+            self._crash(error)
         if vcpu.attention or self._budget < 0:
             self._attend()
         return value
@@ -309,9 +323,12 @@ class PythonExecutor:
         """A system register by name."""
         self._budget -= 1
         try:
-            value = read_register(self._hv, self._vcpu, register)
+            value = self._read_register(self._hv, self._vcpu, register)
         except UndefinedRegister as undefined:
             raise self._program.undefined(str(undefined)) from None
+        except Exception as error:
+            self._crash(error)
+            raise
         if self._vcpu.attention or self._budget < 0:
             self._attend()
         return value
@@ -320,15 +337,22 @@ class PythonExecutor:
         """A system register by name."""
         self._budget -= 1
         try:
-            write_register(self._hv, self._vcpu, register, value & (1 << 64) - 1)
+            self._write_register(self._hv, self._vcpu, register, value & (1 << 64) - 1)
         except UndefinedRegister as undefined:
             raise self._program.undefined(str(undefined)) from None
+        except Exception as error:
+            self._crash(error)
         if self._vcpu.attention or self._budget < 0:
             self._attend()
 
     def ticks(self) -> int:
         """CNTVCT_EL0."""
         return self._hv.clock.sample()
+
+
+def _gone(*arguments: object) -> NoReturn:
+    """What a call of a guest that is being unwound comes to."""
+    raise GreenletExit
 
 
 def program_at_entry(hv: Hypervisor, vcpu: Vcpu, entry: int) -> Program | None:

@@ -70,8 +70,7 @@ class Scheduler:
         self._turn = 0
         self.running: Vcpu | None = None
 
-    # -- what objects tell it
-    # --------------------------------------------------------------------------------------------
+    # -- what objects tell it ------------------------------------------------------------------------------------------
 
     def update(self, vcpu: Vcpu) -> None:
         """A vCPU's block reasons, affinity or life changed: queue it or take it out."""
@@ -99,11 +98,8 @@ class Scheduler:
 
     def preempt(self) -> None:
         """Make the running vCPU come back to the loop before its next instruction."""
-        running = self.running
-        if running is not None:
-            running.attention = True
-            if running.executor is not None:
-                running.executor.interrupt()
+        if self.running is not None:
+            self._come_back(self.running)
 
     def forget(self, vcpu: Vcpu) -> None:
         """A vCPU is going away."""
@@ -128,27 +124,46 @@ class Scheduler:
 
     def yield_slice(self, vcpu: Vcpu) -> None:
         """Plain yield: end a directed yield that runs the caller, else give up the rest of the slice."""
-        for queue in self.queues:
-            yielder = queue.current
-            if yielder is not None and yielder.yield_target is vcpu:
-                self.end_yield(yielder)
-                return
+        yielder = self._yielder(vcpu)
+        if yielder is not None:
+            self.end_yield(yielder)
+            return
         if vcpu.queued_on >= 0:
             vcpu.remaining_ns = vcpu.timeslice_ns
             self.queues[vcpu.queued_on].rotate(vcpu)
-        vcpu.attention = True
+        self._come_back(vcpu)
 
     def yield_to(self, vcpu: Vcpu, target: Vcpu) -> None:
         """Directed yield: ``target`` runs in place of the caller. Ignored if the caller has a pending wake-up
         interrupt.
         """
-        if vcpu.virq or target is vcpu:
-            return
-        yielder = next(
-            (q.current for q in self.queues if q.current is not None and q.current.yield_target is vcpu), None
-        )
-        (yielder or vcpu).yield_target = target
+        if not vcpu.virq and target is not vcpu:
+            self.run_instead(vcpu, target)
+
+    def run_instead(self, vcpu: Vcpu, target: Vcpu) -> None:
+        """Let ``target`` run in place of ``vcpu``, or of the one in whose place that one is running.
+
+        A target that has itself yielded to another goes on with its own code.
+        """
+        yielder = self._yielder(vcpu)
+        self.end_yield(target)
+        if yielder is not target:
+            (yielder or vcpu).yield_target = target
+        self._come_back(vcpu)
+
+    def _yielder(self, vcpu: Vcpu) -> Vcpu | None:
+        """In whose place ``vcpu`` is running."""
+        for queue in self.queues:
+            current = queue.current
+            if current is not None and current.yield_target is vcpu:
+                return current
+        return None
+
+    @staticmethod
+    def _come_back(vcpu: Vcpu) -> None:
         vcpu.attention = True
+        if vcpu.executor is not None:
+            vcpu.executor.interrupt()
 
     def end_yield(self, yielder: Vcpu) -> None:
         """The yielder goes on with its own code."""
@@ -202,14 +217,12 @@ class Scheduler:
             deadline = min(deadline, start + vcpu.remaining_ns // NS_PER_TICK)
         deadline = min(deadline, limit)
         target = vcpu.yield_target
-        running = vcpu
-        if target is not None:
-            if self._eligible(target, queue):
-                running = target
-            else:
-                vcpu.yield_target = target = None
-        if vcpu.proxy is not None and target is None:
-            vcpu.proxy.finish()
+        if target is not None and (vcpu.virq or not self._eligible(target, queue)):
+            vcpu.yield_target = target = None
+        running = target or vcpu
+        if running.proxy is not None:
+            # It goes on, so what it ran with vcpu_run does not.
+            running.proxy.finish()
         self.running = running
         self._hv.enter(running, deadline)
         self.running = None

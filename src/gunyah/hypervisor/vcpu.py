@@ -229,10 +229,10 @@ class Vcpu(KernelObject):
         if resume is not None and self.blocks & int(Block.SUSPENDED):
             # A power-down suspend comes back through the entry point (objects.md 5.2, warm reset).
             self.suspend_resume = None
-            self.sctlr_el1 = SCTLR_EL1_RESET
-            self.pc, self.x[0] = resume
-            if self.executor is not None:
-                self.executor.power_on(self.pc, self.x[0])
+            try:
+                self._start(*resume)
+            except HypervisorError as failure:
+                self.fault(str(failure))
         self.unblock(_WAKEABLE)
         if self.blocks & int(Block.PROXY):
             self.wakeup_source.assert_(edge_only=True)
@@ -286,17 +286,19 @@ class Vcpu(KernelObject):
             raise HypervisorError(Error.BUSY, f"{self} has been {self.thread_state.name.lower()}")
         if not self.powered_off:
             raise HypervisorError(Error.BUSY, f"{self} is powered on")
-        self.sctlr_el1 = SCTLR_EL1_RESET
-        if entry is not None:
-            self.pc = entry
-        if context is not None:
-            self.x[0] = context
-        self.executor = self.hv.executor_for(self)
-        self.executor.power_on(self.pc, self.x[0])
+        self._start(self.pc if entry is None else entry, self.x[0] if context is None else context)
         was_proxied = self.blocks & int(Block.PROXY)
         self.unblock(int(Block.POWERED_OFF))
         if was_proxied:
             self.wakeup_source.assert_(edge_only=True)
+
+    def _start(self, entry: int, context: int) -> None:
+        """EL1 in reset, code at ``entry`` (IPA) with ``context`` in X0; FAILURE where the host cannot run it."""
+        self.executor = self.hv.executor_for(self, entry)
+        self.sctlr_el1 = SCTLR_EL1_RESET
+        self.pc = entry
+        self.x[0] = context
+        self.executor.power_on(entry, context)
 
     def power_off(self) -> None:
         """Stop at once: timers off, executor dropped; may be powered on again."""
@@ -321,6 +323,7 @@ class Vcpu(KernelObject):
             return
         self.thread_state = ThreadState.KILLED
         self.attention = True
+        self.hv.scheduler.end_yield(self)
         if self.blocks & int(Block.PROXY):
             self.wakeup_source.assert_(edge_only=True)
         self.hv.scheduler.update(self)
@@ -332,6 +335,9 @@ class Vcpu(KernelObject):
         if self.thread_state == ThreadState.EXITED:
             return
         self.thread_state = ThreadState.EXITED
+        self.hv.scheduler.end_yield(self)
+        if self.proxy is not None:
+            self.proxy.abandon()
         self.blocks |= int(Block.LIFECYCLE | Block.POWERED_OFF)
         self.hv.scheduler.update(self)
         self.virtual_timer.disable()
@@ -371,6 +377,7 @@ class Vcpu(KernelObject):
     def set_proxied(self) -> None:
         """From now on only ``vcpu_run`` gives it time (objects.md 7)."""
         self.proxied = True
+        self.hv.scheduler.end_yield(self)
         self.blocks |= int(Block.PROXY)
         self.hv.scheduler.update(self)
 
