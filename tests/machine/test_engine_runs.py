@@ -13,7 +13,7 @@ import pytest
 from gunyah.machine.clock import RealClock, VirtualClock
 from gunyah.machine.engine import PHYSICAL_TIMER, VIRTUAL_TIMER, Context, Core, EngineError, Stop
 
-from .rig import CODE, DATA, FINISHED, RAM, Rig
+from .rig import CODE, DATA, FINISHED, NO_EXECUTE, RAM, READ_WRITE, Rig
 
 VECTORS = RAM + 0x10_0000
 MILLISECOND = 1_000_000
@@ -335,6 +335,57 @@ def test_code_written_by_another_core_is_seen_after_cache_maintenance(rig: Rig) 
     rig.vcpu.reset(CODE, 0)
     rig.go_on()
     assert rig.calls[-1] == (FINISHED, 2)
+
+
+@pytest.mark.parametrize("everything", [False, True], ids=["ic ivau", "ic iallu"])
+def test_code_written_through_an_alias_is_seen_after_cache_maintenance(rig: Rig, everything: bool) -> None:
+    program = (
+        0xAA1E03EA,  # mov x10, x30
+        0xB9000003,  # str w3, [x0]
+        0xD63F0040,  # blr x2
+        0xAA0503E6,  # mov x6, x5
+        0xB9000004,  # str w4, [x0]
+        0xD50B7B22,  # dc cvau, x2
+        0xD5033B9F,  # dsb ish
+        0xD50B7522,  # ic ivau, x2
+        0xD5033B9F,  # dsb ish
+        0xD5033FDF,  # isb
+        0xD63F0040,  # blr x2
+        0xD4001FE2,  # hvc #0xff
+    )
+    callee = (
+        0xD2800005,  # mov x5, #0
+        0xD65F03C0,  # ret
+    )
+    alias, target = 0x8000_0000, CODE + 0x1000
+    rig.map(rig.stage2, alias, CODE, 1 << 21, READ_WRITE | NO_EXECUTE)
+    rig.place(callee, target)
+    if everything:
+        program = tuple(0xD508751F if word == 0xD50B7522 else word for word in program)  # ic iallu
+    rig.run(program, alias + 0x1000, 0, target, 0xD280_0025, 0xD280_0045)  # mov x5, #1; mov x5, #2
+    assert (rig.x[6], rig.x[5]) == (1, 2)
+
+
+def test_two_vcpus_count_together_with_exclusives(rig: Rig) -> None:
+    program = (
+        0xC85F7C22,  # ldxr x2, [x1]
+        0x91000442,  # add x2, x2, #1
+        0xC8037C22,  # stxr w3, x2, [x1]
+        0x35FFFFA3,  # cbnz w3, .-12
+        0xF1000400,  # subs x0, x0, #1
+        0x54FFFF61,  # b.ne .-20
+        0xD4001FE2,  # hvc #0xff
+    )
+    rig.exits.hvc = lambda immediate: False
+    vcpus = [rig.vcpu, rig.new_vcpu(rig.stage2, vmid=1)]
+    for vcpu in vcpus:
+        rig.start(program, 200_000, DATA, vcpu=vcpu)
+    while vcpus:
+        for vcpu in list(vcpus):
+            rig.core.load(vcpu)
+            if rig.core.run(time.monotonic_ns() + 50_000) is Stop.HANDLER:
+                vcpus.remove(vcpu)
+    assert rig.memory.read_u64(DATA) == 400_000
 
 
 def test_interrupt_controller_registers_are_python(rig: Rig) -> None:

@@ -72,13 +72,13 @@ class Core:
         exits: ExitHandler,
         *,
         clock: Clock | None = None,
-        buffer_size: int | None = None,
+        buffer_size: int = 256 << 20,
         native_entry: bool = True,
     ) -> None:
         """Create the engine; raises `EngineUnavailable` where the host cannot.
 
-        `buffer_size` bounds translated code, in bytes. `native_entry=False` takes the guest's own exceptions through
-        Python, to measure what that costs.
+        `buffer_size` bounds translated code, in bytes; full, it is emptied and translation starts over.
+        `native_entry=False` takes the guest's own exceptions through Python, to measure what that costs.
         """
         self.memory = memory
         self.index = index
@@ -115,6 +115,7 @@ class Core:
         self.context: Context | None = None
         self.running = False
         self._leave = False
+        self._flush_code = False
         self._kicked = False
         self._started = False
         self._error: BaseException | None = None
@@ -123,19 +124,22 @@ class Core:
         first = ctypes.addressof(self._walk)
         self._walk_addresses = tuple(first + 8 * n for n in (0, 1, 2, 3, FAULT_TYPE, 8))
 
-        self._ram: list[tuple[int, int, int]] = []
+        self.ram: list[tuple[int, int, int]] = []
         for base, size in memory.regions:
             host = memory.host_address(base)
             self.check(
                 lib.mem_map_ptr(self.handle, base, size, 7, host), f"RAM {base:#x}+{size:#x} cannot be mapped"
             )
-            self._ram.append((base, base + size, lib.ram_address(self.handle, host) - base))
+            self.ram.append((base, base + size, lib.ram_address(self.handle, host) - base))
         self._plain = Plain(self)
         self._entries, self._keep = set_hook(self, exit_function(self, exits, self._plain), native=native_entry)
         self._count = Count(self, self._stop_flags) if isinstance(self.clock, VirtualClock) else None
         self._intercepts = Intercepts(self)
         self._intercepts.timers()
-        self._intercepts.count_cache_maintenance(self._plain.maintenance)
+        if len(self.ram) == 1:
+            self._intercepts.cache_maintenance(self._plain.maintenance, self._instruction_cache_all)
+        else:
+            self._share_cache_maintenance()
         memory.listeners.append(_listener(weakref.ref(self)))
         self._shared = _siblings.setdefault(memory, weakref.WeakSet())
         self._shared.add(self)
@@ -238,6 +242,9 @@ class Core:
             count.begin(budget)
         try:
             while True:
+                if self._flush_code:
+                    self._flush_code = False
+                    self.library.tb_flush(self.cpu_state)
                 if self._kicked:
                     self._kicked = False
                     return Stop.KICK
@@ -390,29 +397,28 @@ class Core:
         Writes through `PhysicalMemory` are announced by it; only writes past it need this call.
         """
         if self._started:
-            for base, end, delta in self._ram:
+            for base, end, delta in self.ram:
                 if base <= pa < end:
                     self.library.tb_invalidate(self.handle, pa + delta, pa + size + delta)
             self._plain.known.clear()
 
     def _share_cache_maintenance(self) -> None:
         """Other engines hold translations of the same memory: maintenance has to reach them (engine.md 1.3.4)."""
+        self._intercepts.cache_maintenance_in_python(self._instruction_cache_line, self._instruction_cache_all)
 
-        def line(va: int) -> None:
-            self._plain.known.clear()
-            pa = self.physical(va, READ)
-            if pa is not None:
-                for core in self._shared:
-                    if core is not self:
-                        core.invalidate(pa & ~63, 64)
-
-        def everything(value: int) -> None:
-            self._plain.known.clear()
+    def _instruction_cache_line(self, va: int) -> None:
+        self._plain.known.clear()
+        pa = self.physical(va)
+        if pa is not None:
             for core in self._shared:
-                if core is not self:
-                    core.library.tb_flush(core.cpu_state)
+                core.invalidate(pa & ~63, 64)
 
-        self._intercepts.share_cache_maintenance(line, everything)
+    def _instruction_cache_all(self, value: int) -> None:
+        # Translated code cannot go while some of it runs, so the run is interrupted.
+        self._plain.known.clear()
+        for core in self._shared:
+            core._flush_code = True
+        self._stop()
 
     # What EL2 does to the guest
 

@@ -32,6 +32,47 @@ IC_IALLU: Final = Encoding(1, 0, 7, 5, 0)
 IC_IALLUIS: Final = Encoding(1, 0, 7, 1, 0)
 
 
+# void write(env, info, va): find the line's physical address by the TLB, drop what was translated from it
+_INVALIDATE_LINE: Final = bytes.fromhex(
+    "53"  # push rbx
+    "4154"  # push r12
+    "4155"  # push r13
+    "4883ec10"  # sub rsp, 16
+    "48bb0000000000000000"  # mov rbx, counter
+    "48ff03"  # inc qword [rbx]
+    "48bb0000000000000000"  # mov rbx, block
+    "4989fd"  # mov r13, rdi
+    "4989d4"  # mov r12, rdx
+    "4983e4c0"  # and r12, -64
+    "ff5330"  # call [rbx + 48]             arm_mmu_idx(env)
+    "83e00f"  # and eax, 15
+    "4c89ef"  # mov rdi, r13
+    "4c89e6"  # mov rsi, r12
+    "31d2"  # xor edx, edx
+    "89c1"  # mov ecx, eax
+    "4989e0"  # mov r8, rsp
+    "ff5320"  # call [rbx + 32]             tlb_vaddr_to_paddr(env, va, read, index, &pa)
+    "84c0"  # test al, al
+    "7420"  # je done
+    "488b3424"  # mov rsi, [rsp]
+    "4889f0"  # mov rax, rsi
+    "482b4310"  # sub rax, [rbx + 16]
+    "483b4318"  # cmp rax, [rbx + 24]
+    "730f"  # jae done
+    "48037308"  # add rsi, [rbx + 8]
+    "488d5640"  # lea rdx, [rsi + 64]
+    "488b3b90"  # mov rdi, [rbx]; nop
+    "ff5328"  # call [rbx + 40]             tb_invalidate_phys_range(uc, start, end)
+    "4883c410"  # done: add rsp, 16
+    "415d"  # pop r13
+    "415c"  # pop r12
+    "5b"  # pop rbx
+    "c3"  # ret
+)
+_COUNTER_AT: Final = 11
+_BLOCK_AT: Final = 24
+
+
 class Intercepts:
     """The system registers of one core that are not the engine's own."""
 
@@ -142,25 +183,42 @@ class Intercepts:
             self.patch("CNTVCT_EL0", clock.sample)
             self.patch("CNTPCT_EL0", clock.sample)
 
-    def count_cache_maintenance(self, counter: ctypes.c_uint64) -> None:
-        """Count instruction cache maintenance, without Python: what was known about instructions ends there."""
-        address = ctypes.addressof(counter).to_bytes(8, "little")
-        # mov rax, counter; inc qword [rax]; ret
-        thunk = self._core.code.place(b"\x48\xb8" + address + b"\x48\xff\x00\xc3")
-        for register in (IC_IVAU, IC_IALLU, IC_IALLUIS):
-            self._replace_nop(register, thunk)
+    def cache_maintenance(self, counter: ctypes.c_uint64, everything: Callable[[int], object]) -> None:
+        """Let IC IVAU drop the translated code of its line, in machine code, and count; all of it goes by
+        `everything`.
+        """
+        core, lib = self._core, self._core.library
+        ((base, end, delta),) = core.ram
+        functions = (lib.vaddr_to_paddr, lib.tb_invalidate, lib.current_mmu_index)
+        block = (ctypes.c_uint64 * 7)(
+            core.handle,
+            delta & 0xFFFF_FFFF_FFFF_FFFF,
+            base,
+            end - base,
+            *(ctypes.cast(function, ctypes.c_void_p).value or 0 for function in functions),
+        )
+        self._keep.append(block)
+        code = bytearray(_INVALIDATE_LINE)
+        code[_COUNTER_AT : _COUNTER_AT + 8] = ctypes.addressof(counter).to_bytes(8, "little")
+        code[_BLOCK_AT : _BLOCK_AT + 8] = ctypes.addressof(block).to_bytes(8, "little")
+        self._replace_nop(IC_IVAU, core.code.place(bytes(code)), private.TYPE_QUIET)
+        self._everything(everything)
 
-    def share_cache_maintenance(
+    def cache_maintenance_in_python(
         self, line: Callable[[int], object], everything: Callable[[int], object]
     ) -> None:
         """Tell Python of instruction cache maintenance: `line(va)` for one line, `everything(_)` for all."""
-        self._replace_nop(IC_IVAU, self._writer(line))
-        self._replace_nop(IC_IALLU, self._writer(everything))
-        self._replace_nop(IC_IALLUIS, self._writer(everything))
+        self._replace_nop(IC_IVAU, self._writer(line), private.TYPE_QUIET)
+        self._everything(everything)
 
-    def _replace_nop(self, register: Encoding, write: int) -> None:
+    def _everything(self, everything: Callable[[int], object]) -> None:
+        write = self._writer(everything)
+        self._replace_nop(IC_IALLU, write, private.TYPE_LAST)
+        self._replace_nop(IC_IALLUIS, write, private.TYPE_LAST)
+
+    def _replace_nop(self, register: Encoding, write: int, kind: int) -> None:
         info = self._info(register)
-        private.u32_at(info + private.REGINFO_TYPE).value = private.TYPE_QUIET
+        private.u32_at(info + private.REGINFO_TYPE).value = kind
         private.u64_at(info + private.REGINFO_WRITEFN).value = write
 
 
