@@ -125,7 +125,7 @@ def fetch(cache: Path, *, full: bool = False, max_age_days: float = 30.0) -> tup
     for program in ("apt-get", "apt-cache", "dpkg-deb"):
         if shutil.which(program) is None:
             raise SystemExit(
-                f"{program} is not here: set GUNYAH_LINUX_IMAGE and GUNYAH_LINUX_INITRD to an arm64 Image and an initramfs"
+                f"{program} is not here: set GUNYAH_LINUX_IMAGE (an arm64 Image) and GUNYAH_LINUX_INITRD (an initramfs)"
             )
     cache.mkdir(parents=True, exist_ok=True)
     apt = Apt(cache / "apt")

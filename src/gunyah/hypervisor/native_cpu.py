@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from gunyah.abi.hypercalls import CALL_NUMBER_MAX, HVC_BASE
 from gunyah.hypervisor import id_registers
 from gunyah.hypervisor.emulation import DevicePage, ExternalAbort, VmmioExit, device_page, fault_access
 from gunyah.hypervisor.vcpu import Block
@@ -26,6 +27,7 @@ from gunyah.machine.engine.decode import (
     fault_kind,
     store_value,
 )
+from gunyah.machine.engine.walk import Walker
 
 if TYPE_CHECKING:
     from gunyah.hypervisor.hypervisor import Hypervisor
@@ -35,22 +37,26 @@ if TYPE_CHECKING:
 __all__ = ["NativeCpu"]
 
 _WFI = int(Block.WFI)
+_ISS_RT = 31 << 5
 
 
 class NativeCpu:
     """The engine, the vCPU that is on it, and the callbacks it makes."""
 
-    __slots__ = ("_hv", "_pages", "_smc_dispatch", "core", "current", "vcpu")
+    __slots__ = ("_hv", "_pages", "_smc_dispatch", "_traps", "core", "current", "vcpu", "walker")
 
     def __init__(self, hv: Hypervisor) -> None:
         """Load the engine; raises ``gunyah.machine.engine.EngineUnavailable`` where the host cannot run it."""
         self._hv = hv
         exits = ExitHandler()
         self.core = Core(hv.memory, 0, exits, clock=hv.clock)
+        self.walker = Walker(self.core)
         self.current: NativeExecutor | None = None
         self.vcpu: Vcpu | None = None
         # Devices by IPA page, for the vCPU that is on the engine.
         self._pages: dict[int, DevicePage] = {}
+        # Answers of trapped registers by syndrome, Rt taken out.
+        self._traps: dict[int, int | None] = {}
         self._smc_dispatch = hv.dispatcher.smc
         exits.hvc = self._hvc_handler()
         exits.smc = self._smc
@@ -104,12 +110,19 @@ class NativeCpu:
     # -- calls ---------------------------------------------------------------------------------------------------------
 
     def _hvc_handler(self) -> Callable[[int], bool]:
-        dispatch = self._hv.dispatcher.hvc
+        hv, dispatcher = self._hv, self._hv.dispatcher
+        native, general = dispatcher.native, dispatcher.hvc
+        first, last = HVC_BASE, HVC_BASE + CALL_NUMBER_MAX
 
         def hvc(imm: int) -> bool:
             vcpu = self.vcpu
-            dispatch(vcpu, imm)  # type: ignore[arg-type]  # somebody is on the engine while guest code runs
-            return not vcpu.attention  # type: ignore[union-attr]
+            assert vcpu is not None
+            if first <= imm <= last and not hv.instruments:
+                # What the dispatcher would do, without asking it.
+                native[imm - first](vcpu)
+            else:
+                general(vcpu, imm)
+            return not vcpu.attention
 
         return hvc
 
@@ -229,15 +242,17 @@ class NativeCpu:
     # -- other traps ---------------------------------------------------------------------------------------------------
 
     def _sysreg(self, iss: int) -> bool:
-        access = SysregAccess.from_iss(iss)
-        value = id_registers.trapped(access)
+        register = iss & ~_ISS_RT
+        value = self._traps.get(register, -1)
+        if value == -1:
+            value = self._traps[register] = id_registers.trapped(SysregAccess.from_iss(register))
         if value is None:
             self.core.inject_undefined()
             return True
-        registers = self.core.registers
-        if access.is_read and access.rt != 31:
-            registers.x[access.rt] = value
-        registers.pc += 4
+        rt = iss >> 5 & 31
+        if iss & 1 and rt != 31:
+            self.core.x[rt] = value
+        self.core.registers.pc += 4
         return True
 
     def _other(self, esr: int) -> bool:

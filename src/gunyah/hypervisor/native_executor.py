@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import traceback
 from collections.abc import MutableSequence
 from typing import TYPE_CHECKING, cast
@@ -23,10 +24,9 @@ __all__ = ["NativeExecutor"]
 
 _PAGE = 0xFFF
 _R, _W = int(Rights.R), int(Rights.W)
-_RESULTS = 8
-_ZEROS = tuple(bytes(8 * (_RESULTS - count)) for count in range(_RESULTS + 1))
-_CORRUPTED = slice(10, 18)
-_CORRUPTED_ZEROS = bytes(64)
+# X0..X7 with so many results and zeros behind them; X9, and zeros in X10..X17.
+_RESULTS = tuple(struct.Struct(f"={count}Q{64 - 8 * count}x").pack_into for count in range(9))
+_CORRUPTED = struct.Struct("=Q64x").pack_into
 
 
 class NativeExecutor:
@@ -154,23 +154,18 @@ class NativeExecutor:
     def _make_answer(self) -> None:
         """Windows on the engine's register file, for writing the results of a hypercall at once."""
         registers = self._native.core.registers
-        bytes_view = memoryview(registers.x).cast("B")
-        self._view = bytes_view.cast("Q")
-        self._tails = [bytes_view[8 * count : 8 * _RESULTS] for count in range(_RESULTS + 1)]
-        self._corrupted = bytes_view[8 * _CORRUPTED.start : 8 * _CORRUPTED.stop]
+        window = memoryview(registers.x).cast("B")
 
-    def _answer_native(self, results: tuple[int, ...]) -> None:
-        """As a Python vCPU's answer (hypercalls.md 1.1), on the live register file: two stores instead of sixteen."""
-        if self._native.current is not self:
-            self._plain_answer(results)
-            return
-        view = self._view
-        count = len(results)
-        self._tails[count][:] = _ZEROS[count]
-        self._corrupted[:] = _CORRUPTED_ZEROS
-        view[9] = self._native.core.registers.pc
-        for number, result in enumerate(results):
-            view[number] = result
+        def answer(results: tuple[int, ...]) -> None:
+            """As a Python vCPU's answer (hypercalls.md 1.1), on the live register file: two stores, not sixteen."""
+            if native.current is self:
+                _RESULTS[len(results)](window, 0, *results)
+                _CORRUPTED(window, 9 * 8, registers.pc)
+            else:
+                plain(results)
+
+        native, plain = self._native, self._plain_answer
+        self._answer_native = answer
 
     # -- guest buffers -------------------------------------------------------------------------------------------------
 
@@ -205,13 +200,14 @@ class NativeExecutor:
         return pieces
 
     def _physical(self, address: int, access: int) -> int:
-        pa = self._native.core.physical(address, access)
+        pa = self._native.walker.physical(address, access)
         if pa is None:
             raise self._fault(address, access)
         return pa
 
     def _fault(self, address: int, access: int) -> Stage2Fault:
         """Why a buffer does not translate: a stage-1 fault (with the VA), or what stage 2 says of the IPA."""
+        self._native.core.physical(address, access)
         fault = self._native.core.fault
         rights = _W if access == WRITE else _R
         if fault.stage == 2 and fault.ipa is not None:
