@@ -121,6 +121,7 @@ def test_human_log_names_who_what_and_the_outcome() -> None:
     assert any("RM vcpu0" in line and "-> MSGQUEUE_FULL" in line for line in lines)
     assert any("RPC from primary VM" in line and "request 7" in line for line in lines)
     assert any("RPC from RM" in line and "reply 7" in line and "OK (4 bytes, after 1.5 us)" in line for line in lines)
+    assert any("VM_GET_VMID" in line for line in lines)
     assert any("PSCI_VERSION" in line and "0x10001" in line for line in lines)
     assert any("hypervisor" in line and "something to read" in line for line in lines)
     assert any("core 0" in line and "primary VM vcpu0 -> RM vcpu0" in line for line in lines)

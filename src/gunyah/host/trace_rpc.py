@@ -26,11 +26,10 @@ _REMEMBERED: Final = 1024
 
 def message_name(message_id: int) -> str:
     """``VM_GET_VMID``, or the number where the table has no name."""
-    try:
-        from gunyah.abi.rm import MESSAGES  # The table is big, and wanted only when somebody traces.
-    except ImportError:
-        return f"{message_id:#010x}"
-    message = MESSAGES.get(message_id)
+    # The table is big, and wanted only when somebody traces.
+    from gunyah.abi.rm import MESSAGES, NOTIFICATIONS
+
+    message = MESSAGES.get(message_id) or NOTIFICATIONS.get(message_id)
     return message.name if message is not None else f"{message_id:#010x}"
 
 
