@@ -23,21 +23,24 @@ _CLOCK_MONOTONIC: Final = 1
 _TFD_CLOEXEC: Final = 0o2000000
 _TFD_TIMER_ABSTIME: Final = 1
 
-# void *kicker(struct { u64 fd; u64 count; u8 *stop_request; u8 *exit_request; u16 *icount_high; u64 armed;
+# void *kicker(struct { u64 fd; u64 count; u8 *stop_request; u8 *exit_request; u16 *icount_high; u64 run;
 #                       struct timespec repeat; } *block)
 _CODE: Final = bytes.fromhex(
     "53"  # push rbx
+    "4154"  # push r12
+    "4154"  # push r12
     "4889fb"  # mov rbx, rdi
-    "31c0"  # wait: xor eax, eax           (read)
+    "31c0"  # wait: xor eax, eax
     "8b3b"  # mov edi, [rbx]
     "488d7308"  # lea rsi, [rbx + 8]
     "ba08000000"  # mov edx, 8
     "0f05"  # syscall
     "85c0"  # test eax, eax
-    "782c"  # js failed
-    "837b2800"  # kick: cmp dword [rbx + 40], 0
-    "74e7"  # je wait
-    "488b4310"  # mov rax, [rbx + 16]
+    "7835"  # js failed
+    "4c8b6328"  # mov r12, [rbx + 40]
+    "4d85e4"  # test r12, r12
+    "74e4"  # je wait
+    "488b4310"  # kick: mov rax, [rbx + 16]
     "c60001"  # mov byte [rax], 1
     "488b4318"  # mov rax, [rbx + 24]
     "c60001"  # mov byte [rax], 1
@@ -47,10 +50,14 @@ _CODE: Final = bytes.fromhex(
     "488d7b30"  # lea rdi, [rbx + 48]
     "31f6"  # xor esi, esi
     "0f05"  # syscall
-    "ebd4"  # jmp kick
-    "83f8fc"  # failed: cmp eax, -EINTR
-    "74bc"  # je wait
+    "4c3b6328"  # cmp r12, [rbx + 40]
+    "74d6"  # je kick
+    "ebb8"  # jmp wait
+    "83f8fc"  # failed: cmp eax, -4
+    "74b3"  # je wait
     "31c0"  # xor eax, eax
+    "415c"  # pop r12
+    "415c"  # pop r12
     "5b"  # pop rbx
     "c3"  # ret
 )
@@ -70,6 +77,7 @@ class Kicker:
         self._block[0] = self.descriptor
         self._block[7] = REPEAT_NS
         self._armed_ns = 0
+        self._runs = 0
         self._spec = ctypes.create_string_buffer(32)
         self._set = libc.timerfd_settime
         self._set.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
@@ -105,7 +113,8 @@ class Kicker:
 
         A timer that is still to fire before the deadline stays as it is: an early kick costs less than a system call.
         """
-        self._block[5] = 1
+        self._runs += 1
+        self._block[5] = self._runs
         if not now_ns < self._armed_ns <= deadline_ns:
             self._armed_ns = deadline_ns
             struct.pack_into("<4q", self._spec, 0, 0, 0, deadline_ns // 1_000_000_000, deadline_ns % 1_000_000_000)
