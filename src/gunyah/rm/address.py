@@ -15,6 +15,9 @@ __all__ = ["AddressAllocator", "AddressUnavailable", "MEGABYTES_2", "Tag", "defa
 
 MEGABYTES_2 = 0x20_0000
 _PAGE = 4096
+_ECC, _TAGGED = 1, 2
+TAGS_MAX = 256
+"""Reserved ranges of one VM."""
 
 
 class AddressUnavailable(Exception):
@@ -34,6 +37,14 @@ class Tag:
 
     generic: int
     platform: int
+
+    @property
+    def demands_more_than_normal(self) -> bool:
+        """ECC or tagged memory, which this board has not."""
+        return bool(self.generic & (_ECC | _TAGGED))
+
+    def __str__(self) -> str:
+        return f"memory with constraints {self.generic:#x}, {self.platform:#x}"
 
 
 def default_alignment(size: int) -> int:
@@ -131,6 +142,8 @@ class AddressAllocator:
     def tag(self, base: int, size: int, tag: Tag) -> None:
         """Reserve a free, untagged range for memory with these properties; raises AddressUnavailable."""
         wanted = Range(base, base + size)
+        if len(self._tags) >= TAGS_MAX:
+            raise AddressUnavailable(f"{TAGS_MAX} ranges are reserved already")
         if not self.is_free(base, size) or any(base < other.end and other.base < wanted.end for other in self._tags):
             raise AddressUnavailable(f"{base:#x}..{wanted.end:#x} is taken or tagged already")
         self._tags[wanted] = tag

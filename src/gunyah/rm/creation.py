@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from gunyah.abi.errors import RmError
 from gunyah.abi.rm import AuthType, MessageId, VmAuthImage, VmConfigImage, VmInit, VmStatus
 from gunyah.abi.types import VMID_HLOS
-from gunyah.guest.hypercall import HypercallFailed
 from gunyah.rm import secondary
 from gunyah.rm.errors import RmFailure
 from gunyah.rm.vm import Image, Vm
@@ -26,6 +25,7 @@ def _require_primary(client: Vm) -> None:
 
 
 def _fail(rm: ResourceManager, vm: Vm) -> None:
+    """Whatever went wrong, a defect of RM included: the owner hears of it and can reset the VM."""
     vm.state = VmStatus.INIT_FAILED
     rm.send_status(vm)
 
@@ -40,7 +40,7 @@ def _config_image(rm: ResourceManager, client: Vm, payload: bytes) -> bytes:
     vm.add_peer(client)
     try:
         _configure(rm, vm, request)
-    except (RmFailure, HypercallFailed):
+    except Exception:
         _fail(rm, vm)
         raise
     vm.become(VmStatus.AUTH if request.auth_type == AuthType.PLATFORM else VmStatus.INIT)
@@ -91,7 +91,7 @@ def _init(rm: ResourceManager, client: Vm, payload: bytes) -> bytes:
         raise RmFailure(RmError.VM_STATE, f"VM {vm.vmid} is {vm.state.name}, INIT is needed")
     try:
         secondary.build(rm, vm)
-    except RmFailure:
+    except Exception:
         _fail(rm, vm)
         raise
     vm.become(VmStatus.READY)

@@ -1,8 +1,8 @@
 """Messages that later Linux sends and the public RM lacks (rm-rpc.md 13).
 
-The reference answers UNIMPLEMENTED to all of them. Here they work as the later drivers expect: boot registers are set
-at start, the address layout moves the image, and a VM may be told its demand-paged ranges, all of which are backed when
-it starts.
+The reference answers UNIMPLEMENTED to all of them. Here boot registers are set at start, the address layout says where
+the image memparcel goes, demand-paged ranges are checked and kept, and a VM can be suspended and resumed: its vCPUs
+leave their cores and come back.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from gunyah.abi.errors import RmError
-from gunyah.abi.rm import MessageId, SetAddressLayout, SetBootContext, SetDemandPaging, VmStatus
+from gunyah.abi.rm import MessageId, SetAddressLayout, SetBootContext, SetDemandPaging, VmidWord, VmStatus
 from gunyah.abi.types import PAGE_MASK
 from gunyah.abi.vcpu import VcpuRegisterSet
+from gunyah.rm import lifecycle
 from gunyah.rm.errors import RmFailure
 from gunyah.rm.vm import Vm
 
@@ -73,10 +74,32 @@ def _set_address_layout(rm: ResourceManager, client: Vm, payload: bytes) -> byte
     return b""
 
 
+def _suspend(rm: ResourceManager, client: Vm, payload: bytes) -> bytes:
+    vm = rm.vms.owned(VmidWord.unpack(payload).vmid, client)
+    if not vm.may_become(VmStatus.PAUSED) or vm.objects is None:
+        raise RmFailure(RmError.VM_STATE, f"VM {vm.vmid} is {vm.state.name} or refuses to be stopped")
+    lifecycle.park(rm, vm, vm.objects)
+    vm.become(VmStatus.PAUSED)
+    rm.send_status(vm)
+    return b""
+
+
+def _resume(rm: ResourceManager, client: Vm, payload: bytes) -> bytes:
+    vm = rm.vms.owned(VmidWord.unpack(payload).vmid, client)
+    if vm.state is not VmStatus.PAUSED:
+        raise RmFailure(RmError.VM_STATE, f"VM {vm.vmid} is {vm.state.name}, PAUSED is needed")
+    lifecycle.unpark(rm, vm)
+    vm.become(VmStatus.RUNNING)
+    rm.send_status(vm)
+    return b""
+
+
 HANDLERS: Mapping[int, Handler] = MappingProxyType(
     {
         MessageId.VM_SET_CONTEXT: _set_boot_context,
         MessageId.VM_SET_DEMAND_PAGING: _set_demand_paging,
         MessageId.VM_SET_ADDRESS_LAYOUT: _set_address_layout,
+        MessageId.VM_SUSPEND: _suspend,
+        MessageId.VM_RESUME: _resume,
     }
 )

@@ -28,7 +28,7 @@ from gunyah.abi.rm import (
     VmStop,
     common_reason,
 )
-from gunyah.abi.types import U32, VMID_HLOS, VMID_RM
+from gunyah.abi.types import CPU_INDEX_INVALID, U32, VMID_HLOS, VMID_RM
 from gunyah.abi.vcpu import (
     POWEREDOFF_EXITED,
     RESET_TYPE_MASK,
@@ -38,14 +38,14 @@ from gunyah.abi.vcpu import (
 )
 from gunyah.guest.hypercall import HypercallFailed
 from gunyah.rm import start
-from gunyah.rm.errors import RmFailure
+from gunyah.rm.errors import RmFailure, failure_of
 from gunyah.rm.vm import ResetStage, Vm
 from gunyah.rm.vm_objects import VcpuObject, VmObjects
 
 if TYPE_CHECKING:
     from gunyah.rm.manager import Handler, ResourceManager
 
-__all__ = ["HANDLERS", "report_exit", "vcpu_halted"]
+__all__ = ["HANDLERS", "park", "report_exit", "unpark", "vcpu_halted"]
 
 _KILL_PATIENCE = 64
 """Turns RM gives killed vCPUs to unwind."""
@@ -79,7 +79,7 @@ def _start(rm: ResourceManager, client: Vm, payload: bytes) -> bytes:
         raise RmFailure(RmError.VM_STATE, f"VM {vm.vmid} is {vm.state.name}, READY is needed")
     try:
         start.run(rm, vm)
-    except RmFailure:
+    except Exception:
         vm.state = VmStatus.INIT_FAILED
         rm.send_status(vm)
         raise
@@ -181,6 +181,8 @@ def stop_vcpus(rm: ResourceManager, vm: Vm, objects: VmObjects) -> None:
             if failure.error != Error.OBJECT_STATE:
                 rm.log.warning(f"VM {vm.vmid}: vCPU {vcpu.index} cannot be killed: {failure}")
             vcpu.exited = True
+    # A dying vCPU still needs a core to unwind on.
+    unpark(rm, vm)
     for turn in range(_KILL_PATIENCE):
         waiting = [vcpu for vcpu in objects.vcpus if not vcpu.exited and not _has_exited(rm, vcpu)]
         if not waiting:
@@ -190,6 +192,33 @@ def stop_vcpus(rm: ResourceManager, vm: Vm, objects: VmObjects) -> None:
         else:
             rm.hyp.scheduler_yield()
     rm.log.error(f"VM {vm.vmid}: vCPUs {[vcpu.index for vcpu in waiting]} do not stop")
+
+
+def park(rm: ResourceManager, vm: Vm, objects: VmObjects) -> None:
+    """Take every vCPU off its core. Proxy-scheduled ones are the owner's to run or not."""
+    for vcpu in objects.vcpus:
+        if not vcpu.proxy and not vcpu.parked:
+            _set_core(rm, vm, vcpu, CPU_INDEX_INVALID)
+            vcpu.parked = True
+
+
+def unpark(rm: ResourceManager, vm: Vm) -> None:
+    """Put parked vCPUs back on their cores."""
+    for vcpu in vm.objects.vcpus if vm.objects is not None else ():
+        if vcpu.parked:
+            _set_core(rm, vm, vcpu, vcpu.core)
+            vcpu.parked = False
+
+
+def _set_core(rm: ResourceManager, vm: Vm, vcpu: VcpuObject, core: int) -> None:
+    for _ in range(_KILL_PATIENCE):
+        error, _ = rm.hyp.try_call("vcpu_set_affinity", vcpu.capability, core)
+        if error != Error.RETRY:
+            break
+        # An earlier change is still under way.
+        rm.sleep(_KILL_PAUSE)
+    if error:
+        raise failure_of(error, f"vCPU {vcpu.index} of VM {vm.vmid} cannot be moved to core {core:#x}")
 
 
 def _has_exited(rm: ResourceManager, vcpu: VcpuObject) -> bool:

@@ -371,12 +371,17 @@ class MemparcelTable:
             if region.pa < 0 or (ipa is not None and ipa != region.pa):
                 raise RmFailure(RmError.NORESOURCE, f"{parcel} can only be mapped one to one into VM {vm.vmid}")
             return region.pa
+        allocator = memory.allocator
         try:
             if ipa is None:
-                return memory.allocator.allocate(region.size)
-            memory.allocator.allocate_fixed(ipa, region.size)
+                return allocator.allocate(region.size)
+            allocator.allocate_fixed(ipa, region.size)
         except AddressUnavailable as unavailable:
             raise RmFailure(RmError.NORESOURCE, f"VM {vm.vmid}: {unavailable}") from unavailable
+        tag = allocator.tag_of(ipa, region.size)
+        if tag is not None and tag.demands_more_than_normal:
+            allocator.free(ipa, region.size)
+            raise RmFailure(RmError.MEM_INVALID, f"{parcel} is ordinary memory, {ipa:#x} is reserved for {tag}")
         return ipa
 
     def _free_addresses(self, vm: Vm, parcel: Memparcel, ranges: Sequence[SglEntry]) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from gunyah.abi.devicetree import VdeviceType, VmAttr
 from gunyah.abi.errors import RmError
 from gunyah.abi.memory import IPA_BITS, MapMemtype
+from gunyah.abi.profile import PROFILES
 from gunyah.abi.rm import AuthType, MemType
-from gunyah.abi.types import CPU_INDEX_INVALID
+from gunyah.abi.types import CPU_INDEX_INVALID, PAGE_MASK, PAGE_SIZE
 from gunyah.abi.vcpu import VcpuOption
 from gunyah.abi.vic import VIC_OPTION_DISABLE_DEFAULT_ADDR, VPM_OPTION_NO_AGGREGATION
+from gunyah.guest import fdt
 from gunyah.guest.hypercall import HypercallFailed
 from gunyah.rm import devices, lifecycle
 from gunyah.rm.address import AddressAllocator
@@ -23,8 +27,15 @@ from gunyah.rm.vmconfig import IoRange, Policy, VmConfig, parse_config
 if TYPE_CHECKING:
     from gunyah.rm.manager import ResourceManager
 
-__all__ = ["build", "image_of", "objects_of", "prepare", "read_image"]
+__all__ = ["build", "image_of", "objects_of", "prepare", "tree_window"]
 
+TREE_MAX = 2 << 20
+"""Bytes of the largest device tree, as Linux has it."""
+TREE_GROWTH = 64 << 10
+"""Bytes RM's nodes may add."""
+_HEADER_SIZE = 40
+_IMAGE_RANGE = 0
+"""Range id of VM_SET_ADDRESS_LAYOUT."""
 VMMIO_WINDOW = (0, 0x4000_0000)
 """Faults here go to the vcpu_run caller of VMs that the platform has not authenticated (rm-behaviour.md 5.2)."""
 
@@ -59,21 +70,39 @@ def prepare(rm: ResourceManager, vm: Vm) -> None:
     vm.objects = objects
 
 
-def read_image(rm: ResourceManager, vm: Vm, offset: int, size: int) -> bytes:
-    """Bytes of the VM's image memparcel, seen through a window of RM's own."""
-    parcel = rm.parcels.lookup(image_of(vm).handle)
-    if not size:
-        return b""
-    start = offset & ~0xFFF
-    with rm.memory.window(parcel.extent, rm.parcels.pieces(parcel, offset, size)) as window:
-        return rm.cpu.read(window.address + offset - start, size)
+@contextmanager
+def tree_window(rm: ResourceManager, vm: Vm) -> Iterator[tuple[bytes, int, int]]:
+    """The loader's device tree in the image memparcel: (blob, RM's address of it, bytes it may grow to there).
+
+    The tree may grow past what the loader said, as on the reference, but stays inside the memparcel. Raises RmFailure
+    MEM_INVALID for what cannot be mapped or is no tree.
+    """
+    image = image_of(vm)
+    parcel = rm.parcels.lookup(image.handle)
+    offset = image.dt_offset
+    if image.dt_size < _HEADER_SIZE:
+        raise RmFailure(RmError.MEM_INVALID, f"a device tree of {image.dt_size} bytes is too short")
+    room = min(parcel.size - offset, max(min(image.dt_size, TREE_MAX), PAGE_SIZE) + TREE_GROWTH)
+    try:
+        with rm.memory.window(parcel.extent, rm.parcels.pieces(parcel, offset, room)) as window:
+            address = window.address + (offset & PAGE_MASK)
+            size = fdt.total_size(rm.cpu.read(address, _HEADER_SIZE))
+            if size > min(image.dt_size, TREE_MAX):
+                raise RmFailure(
+                    RmError.MEM_INVALID,
+                    f"dtb at {offset:#x} announces {size:#x} bytes, {min(image.dt_size, TREE_MAX):#x} are possible",
+                )
+            yield rm.cpu.read(address, size), address, room
+    except fdt.FdtError as error:
+        raise RmFailure(RmError.MEM_INVALID, f"dtb at {offset:#x}: {error}") from error
 
 
 def build(rm: ResourceManager, vm: Vm) -> None:
     """Everything up to READY; raises RmFailure."""
     image, objects = image_of(vm), objects_of(vm)
     try:
-        blob = read_image(rm, vm, image.dt_offset, image.dt_size)
+        with tree_window(rm, vm) as (blob, _, _):
+            pass
     except HypercallFailed as failure:
         raise RmFailure(RmError.MEM_INVALID, f"the device tree cannot be mapped: {failure}") from failure
     owner = rm.vms.lookup(vm.owner)
@@ -98,10 +127,13 @@ def _identify(vm: Vm, config: VmConfig) -> None:
     vm.no_shutdown = VmAttr.NO_SHUTDOWN in config.attributes
     vm.no_reset = VmAttr.NO_RESET in config.attributes
     vm.crash_fatal = VmAttr.CRASH_FATAL in config.attributes
+    vm.profile = PROFILES[config.profile]
 
 
 def _make_spaces(rm: ResourceManager, vm: Vm, objects: VmObjects, config: VmConfig) -> None:
     trusted = image_of(vm).auth is AuthType.PLATFORM
+    if _IMAGE_RANGE in vm.layout:
+        config.memory.base = vm.layout[_IMAGE_RANGE][0]
     if config.memory.direct:
         objects.memory.direct = True
         config.memory.base = rm.parcels.lookup(image_of(vm).handle).regions[0].pa

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gunyah.abi.errors import RmError
-from gunyah.abi.memory import Access
 from gunyah.abi.rm import AuthType
 from gunyah.abi.vcpu import POWERON_PRESERVE_CONTEXT, POWERON_PRESERVE_ENTRY_POINT, VcpuRegisterSet
 from gunyah.guest import fdt
 from gunyah.guest.hypercall import HypercallFailed
-from gunyah.rm import acceptance, firmware, vm_devicetree
+from gunyah.rm import acceptance, firmware, secondary, vm_devicetree
 from gunyah.rm.errors import RmFailure, failure_of
 from gunyah.rm.vm import Image, Vm
 from gunyah.rm.vm_objects import VcpuObject, VmObjects
@@ -51,21 +50,14 @@ def _accept_memory(rm: ResourceManager, vm: Vm) -> None:
 
 
 def _write_device_tree(rm: ResourceManager, vm: Vm, image: Image, config: VmConfig) -> None:
-    """The loader's tree, read again, with RM's nodes laid over it, written back to the same place.
-
-    The result may be longer than the loader said, as on the reference, but stays inside the memparcel.
-    """
-    parcel = rm.parcels.lookup(image.handle)
-    start = image.dt_offset & ~0xFFF
-    room = min(parcel.size - image.dt_offset, max(image.dt_size, fdt.MAX_SIZE))
-    with rm.memory.window(parcel.extent, rm.parcels.pieces(parcel, image.dt_offset, room), Access.RW) as window:
-        address = window.address + image.dt_offset - start
-        tree = fdt.parse(rm.cpu.read(address, image.dt_size))
+    """The loader's tree, read again, with RM's nodes laid over it, written back to the same place."""
+    with secondary.tree_window(rm, vm) as (loaded, address, room):
+        tree = fdt.parse(loaded)
         vm_devicetree.extend(rm, vm, tree, config)
         blob = tree.pack()
         if len(blob) > room:
             raise RmFailure(
-                RmError.NORESOURCE, f"the device tree grew to {len(blob):#x} bytes, {room:#x} are left in {parcel}"
+                RmError.NORESOURCE, f"the device tree grew to {len(blob):#x} bytes, {room:#x} are left for it"
             )
         if len(blob) > image.dt_size:
             rm.log.warning(f"VM {vm.vmid}: the device tree grew past its {image.dt_size:#x} bytes to {len(blob):#x}")

@@ -98,6 +98,8 @@ class VcpuObject:
     halt_virq: int = 0
     wakeup_virq: int = U32
     exited: bool = False
+    parked: bool = False
+    """Taken off its core while the VM is suspended."""
     node: str = ""
     """Path of its node in the device tree."""
 

@@ -26,6 +26,7 @@ from gunyah.abi.devicetree import (
     VmAttr,
 )
 from gunyah.abi.errors import RmError
+from gunyah.abi.profile import PROFILES, PUBLIC_2023
 from gunyah.abi.rm import NAME_MAX, AuthType
 from gunyah.abi.types import PAGE_MASK
 from gunyah.abi.vcpu import DEFAULT_PRIORITY, TIMESLICE_DEFAULT, TIMESLICE_MAX, TIMESLICE_MIN, VCPU_PRIORITY_MAX
@@ -51,6 +52,7 @@ MEGABYTES_2 = 0x20_0000
 SPACE = 1 << 36
 """IPA space of a VM on this board (bytes)."""
 PARSER_DEPTH = 16
+PROFILE = "abi-profile"
 GICD_BASE, GICR_BASE, GICR_STRIDE = 0x0800_0000, 0x080A_0000, 0x2_0000
 
 
@@ -121,6 +123,8 @@ class VmConfig:
     uri: str = ""
     guid: bytes = bytes(16)
     attributes: frozenset[VmAttr] = frozenset()
+    profile: str = PUBLIC_2023.name
+    """ABI generation of the guest: property ``abi-profile``, this system's own."""
     entry_segment: str = ""
     entry_offset: int | None = None
     sensitive: bool = False
@@ -168,15 +172,25 @@ class _Checker(NodeReader):
             return Checked(None, self.refusals, self.warnings)
         if root.child("hypervisor") is not None:
             self.warnings.append("/hypervisor: VM_START fails when the tree has this node already")
-        self.depth()
-        self.identity(node)
-        self.trusted_lists(node)
-        self.memory(node.child("memory"))
-        self.stray_memory()
-        self.interrupts(node.child("interrupts"))
-        self.vcpus(node.child("vcpus") or node)
-        self.config.devices = read_devices(self)
+        for part in (
+            self.depth,
+            lambda: self.identity(node),
+            lambda: self.trusted_lists(node),
+            lambda: self.memory(node.child("memory")),
+            self.stray_memory,
+            lambda: self.interrupts(node.child("interrupts")),
+            lambda: self.vcpus(node.child("vcpus") or node),
+            self.devices,
+        ):
+            try:
+                part()
+            except FdtError as error:
+                # A search over the whole tree met a property that is not what its name says.
+                self.refuse(root, str(error))
         return Checked(None if self.refusals else self.config, self.refusals, self.warnings)
+
+    def devices(self) -> None:
+        self.config.devices = read_devices(self)
 
     def depth(self) -> None:
         for node in self.tree.root.walk():
@@ -207,6 +221,9 @@ class _Checker(NodeReader):
                 self.refuse(node, f'vm-guid "{guid}" is not 8-4-4-4-12 hexadecimal digits')
             if len(guid) != 36:
                 self.refuse(node, f'vm-guid "{guid}" is not 8-4-4-4-12 hexadecimal digits')
+        config.profile = self.get(node, PROFILE, node.string, config.profile)
+        if config.profile not in PROFILES:
+            self.refuse(node, f'{PROFILE} "{config.profile}" is unknown, there are {", ".join(PROFILES)}')
         self.attributes(node)
         config.entry_segment = self.get(node, key.KERNEL_ENTRY_SEGMENT, node.string, "")
         config.entry_offset = (
