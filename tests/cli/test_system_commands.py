@@ -146,6 +146,19 @@ def test_bad_input_is_one_line(shell: Shell, arguments: tuple[str, ...], sentenc
     assert sentence in shell.refused(*arguments)
 
 
+def test_run_of_a_system_file_prints_the_consoles_and_ends_with_the_time(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "system.toml").write_text('seed = 1\n[primary]\nprofile = "v4"\n')
+    answer = shell.run("run", tmp_path / "system.toml", "--timeout", "0.3")
+    assert answer.returncode == 4
+    assert "ttyGH0" in answer.stdout
+    assert "ttyGH1" in answer.stdout
+
+
+def test_run_of_a_wrong_system_file_is_one_line(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "system.toml").write_text("colour = 1")
+    assert "colour: is not a known key" in shell.refused("run", tmp_path / "system.toml")
+
+
 def test_a_running_system_answers_from_other_processes(shell: Shell, running: subprocess.Popen[str]) -> None:
     vms = json.loads(shell.run("ps", "--json").stdout)["vms"]
     assert {vm["vmid"]: vm["name"] for vm in vms} == {3: "primary VM", 255: "RM"}

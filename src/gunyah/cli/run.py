@@ -71,9 +71,10 @@ def run(options: argparse.Namespace) -> int:
     if (options.system is None) == (options.kernel is None):
         raise HostError("run needs either --kernel IMAGE or a SYSTEM.toml, and not both")
     if options.system is not None:
-        from gunyah.host.system_file import read_system_file
+        from gunyah.cli.traces import asked_for
+        from gunyah.host.system_run import run_system
 
-        read_system_file(options.system)
+        return run_system(options.system, timeout=options.timeout, traces=asked_for(options))
     for name in ("kernel", "initrd", "dtb"):
         path: Path | None = getattr(options, name)
         if path is None:
