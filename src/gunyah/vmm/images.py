@@ -19,6 +19,8 @@ __all__ = ["Image", "ImageError", "Segment", "parse_image"]
 SIZE_MAX: Final = 1 << 30
 """An image that unpacks to more than the primary VM's largest memory is refused before it fills the host's."""
 
+_CHUNK: Final = 1 << 16
+
 _ARM64_MAGIC: Final = b"ARM\x64"
 _ARM64_HEADER: Final = struct.Struct("<IIQQQQQQ4sI")
 _ARM64_BIG_ENDIAN: Final = 1
@@ -148,16 +150,18 @@ def _zstd(data: bytes, name: str) -> bytes:
         import zstandard
     except ModuleNotFoundError:
         raise ImageError(f"{name} is compressed with zstd: install gunyah[zstd], or unpack it with `zstd -d`") from None
-    try:
-        reader = zstandard.ZstdDecompressor().decompressobj()
-        unpacked: bytes = reader.decompress(data)
-    except zstandard.ZstdError as error:
-        raise ImageError(f"{name}: the zstd data is damaged: {error}") from error
-    if not reader.eof:
-        raise ImageError(f"{name}: the zstd data ends after {len(data)} bytes, in the middle")
-    if len(unpacked) > SIZE_MAX:
-        raise ImageError(f"{name}: it unpacks to more than {SIZE_MAX >> 20} MiB (zstd)")
-    return unpacked
+    unpacked = bytearray()
+    unpacker = zstandard.ZstdDecompressor().decompressobj()
+    for start in range(0, len(data), _CHUNK):
+        try:
+            unpacked += unpacker.decompress(data[start : start + _CHUNK])
+        except zstandard.ZstdError as error:
+            raise ImageError(f"{name}: the zstd data is damaged: {error}") from error
+        if len(unpacked) > SIZE_MAX:
+            raise ImageError(f"{name}: it unpacks to more than {SIZE_MAX >> 20} MiB (zstd)")
+        if unpacker.eof:
+            return bytes(unpacked)
+    raise ImageError(f"{name}: the zstd data ends after {len(data)} bytes, in the middle")
 
 
 # -- arm64 Image -------------------------------------------------------------------------------------------------------

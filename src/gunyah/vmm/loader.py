@@ -3,6 +3,9 @@
 The places are those of the reference where everything fits there: tree 0x40f0_0000, kernel 0x4100_0000, RAM disk
 0x4080_0000 (boot.md 1). Linux asks for a kernel at a multiple of 2 MiB, a RAM disk in one window of 1 GiB with it,
 and a tree of at most 2 MiB that does not cross a 2 MiB boundary.
+
+A flat binary does not say what it needs behind its bytes (zeroed data, stacks), so its tree and its RAM disk go far
+behind it, where boot loaders put them too, and not between the start of memory and the binary.
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ ENTRY_OFFSET: Final = 0x100_0000
 TREE_OFFSET: Final = 0xF0_0000
 RAMDISK_OFFSET: Final = 0x80_0000
 """The reference's places, from the start of the VM's memory."""
+BEHIND_BINARY_MAX: Final = 128 * MIB
+"""Where what goes with a flat binary begins, in a VM with at least twice as much memory; else in its middle."""
 
 TREE_ROOM: Final = 0x10_0000
 """What RM may let the tree grow to."""
@@ -118,14 +123,17 @@ def _around(image: Image, base: int, ramdisk_size: int, memory: tuple[int, int])
     for first, last in taken:
         if first < start or last > end:
             raise LoadError(f"the {image.kind} wants {first:#x}..{last:#x}, the VM's memory is {start:#x}..{end:#x}")
-    tree = _first_free(taken, [start + TREE_OFFSET, start, _up(max(taken)[1], TREE_ROOM)], TREE_ROOM, memory)
+    behind = [start + min(BEHIND_BINARY_MAX, size // 2) & ~(2 * MIB - 1)] if image.kind == "binary" else []
+    usual = [start + TREE_OFFSET, start, _up(max(taken)[1], TREE_ROOM)]
+    tree = _first_free(taken, behind + usual, TREE_ROOM, memory)
     if tree is None:
         raise LoadError(f"no room for the device tree beside the {image.kind} in {size >> 20} MiB")
     taken.append((tree, tree + TREE_ROOM))
     if not ramdisk_size:
         return Placement(memory, image, base, tree, None)
     length = _up(ramdisk_size, _PAGE + 1)
-    wanted = [start + RAMDISK_OFFSET, _up(max(last for _, last in taken), 2 * MIB), start]
+    wanted = [address + 2 * MIB for address in behind]
+    wanted += [start + RAMDISK_OFFSET, _up(max(last for _, last in taken), 2 * MIB), start]
     wanted += [_up(last, _PAGE + 1) for _, last in sorted(taken)]
     ramdisk = _first_free(taken, wanted, length, memory)
     if ramdisk is None:
