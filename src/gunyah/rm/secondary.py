@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from gunyah.abi.devicetree import VdeviceType, VmAttr
@@ -11,40 +9,28 @@ from gunyah.abi.errors import RmError
 from gunyah.abi.memory import IPA_BITS, MapMemtype
 from gunyah.abi.profile import PROFILES
 from gunyah.abi.rm import AuthType, MemType
-from gunyah.abi.types import CPU_INDEX_INVALID, PAGE_MASK, PAGE_SIZE
+from gunyah.abi.types import CPU_INDEX_INVALID
 from gunyah.abi.vcpu import VcpuOption
 from gunyah.abi.vic import VIC_OPTION_DISABLE_DEFAULT_ADDR, VPM_OPTION_NO_AGGREGATION
-from gunyah.guest import fdt
 from gunyah.guest.hypercall import HypercallFailed
 from gunyah.rm import devices, lifecycle
 from gunyah.rm.address import AddressAllocator
 from gunyah.rm.errors import RmFailure
+from gunyah.rm.image import image_of, tree_window
 from gunyah.rm.memory import Region, VmMemory
-from gunyah.rm.vm import Image, Vm
+from gunyah.rm.vm import Vm
 from gunyah.rm.vm_objects import VmObjects
 from gunyah.rm.vmconfig import IoRange, Policy, VmConfig, parse_config
 
 if TYPE_CHECKING:
     from gunyah.rm.manager import ResourceManager
 
-__all__ = ["build", "image_of", "objects_of", "prepare", "tree_window"]
+__all__ = ["build", "objects_of", "prepare"]
 
-TREE_MAX = 2 << 20
-"""Bytes of the largest device tree, as Linux has it."""
-TREE_GROWTH = 64 << 10
-"""Bytes RM's nodes may add."""
-_HEADER_SIZE = 40
 _IMAGE_RANGE = 0
 """Range id of VM_SET_ADDRESS_LAYOUT."""
 VMMIO_WINDOW = (0, 0x4000_0000)
 """Faults here go to the vcpu_run caller of VMs that the platform has not authenticated (rm-behaviour.md 5.2)."""
-
-
-def image_of(vm: Vm) -> Image:
-    """What VM_CONFIG_IMAGE said; raises RmFailure VM_STATE before it did."""
-    if vm.image is None:
-        raise RmFailure(RmError.VM_STATE, f"VM {vm.vmid} has no image")
-    return vm.image
 
 
 def objects_of(vm: Vm) -> VmObjects:
@@ -68,33 +54,6 @@ def prepare(rm: ResourceManager, vm: Vm) -> None:
         objects.destroy()
         raise
     vm.objects = objects
-
-
-@contextmanager
-def tree_window(rm: ResourceManager, vm: Vm) -> Iterator[tuple[bytes, int, int]]:
-    """The loader's device tree in the image memparcel: (blob, RM's address of it, bytes it may grow to there).
-
-    The tree may grow past what the loader said, as on the reference, but stays inside the memparcel. Raises RmFailure
-    MEM_INVALID for what cannot be mapped or is no tree.
-    """
-    image = image_of(vm)
-    parcel = rm.parcels.lookup(image.handle)
-    offset = image.dt_offset
-    if image.dt_size < _HEADER_SIZE:
-        raise RmFailure(RmError.MEM_INVALID, f"a device tree of {image.dt_size} bytes is too short")
-    room = min(parcel.size - offset, max(min(image.dt_size, TREE_MAX), PAGE_SIZE) + TREE_GROWTH)
-    try:
-        with rm.memory.window(parcel.extent, rm.parcels.pieces(parcel, offset, room)) as window:
-            address = window.address + (offset & PAGE_MASK)
-            size = fdt.total_size(rm.cpu.read(address, _HEADER_SIZE))
-            if size > min(image.dt_size, TREE_MAX):
-                raise RmFailure(
-                    RmError.MEM_INVALID,
-                    f"dtb at {offset:#x} announces {size:#x} bytes, {min(image.dt_size, TREE_MAX):#x} are possible",
-                )
-            yield rm.cpu.read(address, size), address, room
-    except fdt.FdtError as error:
-        raise RmFailure(RmError.MEM_INVALID, f"dtb at {offset:#x}: {error}") from error
 
 
 def build(rm: ResourceManager, vm: Vm) -> None:

@@ -9,8 +9,9 @@ from gunyah.abi.rm import AuthType
 from gunyah.abi.vcpu import POWERON_PRESERVE_CONTEXT, POWERON_PRESERVE_ENTRY_POINT, VcpuRegisterSet
 from gunyah.guest import fdt
 from gunyah.guest.hypercall import HypercallFailed
-from gunyah.rm import acceptance, firmware, secondary, vm_devicetree
+from gunyah.rm import acceptance, firmware, vm_devicetree
 from gunyah.rm.errors import RmFailure, failure_of
+from gunyah.rm.image import tree_window
 from gunyah.rm.vm import Image, Vm
 from gunyah.rm.vm_objects import VcpuObject, VmObjects
 from gunyah.rm.vmconfig import VmConfig
@@ -51,7 +52,7 @@ def _accept_memory(rm: ResourceManager, vm: Vm) -> None:
 
 def _write_device_tree(rm: ResourceManager, vm: Vm, image: Image, config: VmConfig) -> None:
     """The loader's tree, read again, with RM's nodes laid over it, written back to the same place."""
-    with secondary.tree_window(rm, vm) as (loaded, address, room):
+    with tree_window(rm, vm) as (loaded, address, room):
         tree = fdt.parse(loaded)
         vm_devicetree.extend(rm, vm, tree, config)
         blob = tree.pack()
