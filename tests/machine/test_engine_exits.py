@@ -202,6 +202,41 @@ def test_pair_access_has_no_syndrome_and_is_left_to_the_handler(rig: Rig) -> Non
     assert seen[0] >> 24 & 1 == 0
 
 
+def test_access_without_syndrome_can_be_emulated_register_by_register(rig: Rig) -> None:
+    program = (
+        0x29C10801,  # ldp w1, w2, [x0, #8]!
+        0x68FF1003,  # ldpsw x3, x4, [x0], #-8
+        0x3DC00401,  # ldr q1, [x0, #16]
+        0xA9020801,  # stp x1, x2, [x0, #32]
+        0xA94A1805,  # ldp x5, x6, [x0, #0xa0]
+        0xD4001FE2,  # hvc #0xff
+    )
+    writes: list[tuple[int, int, int]] = []
+
+    def read(ipa: int, size: int) -> int | None:
+        return 0x8000_0000 | ipa & 0xFF if ipa < DEVICE + 0x80 else None
+
+    def write(ipa: int, size: int, value: int) -> bool:
+        writes.append((ipa - DEVICE, size, value))
+        return True
+
+    refused: list[tuple[int, int]] = []
+
+    def abort(esr: int, far: int, ipa: int) -> bool:
+        if not rig.core.emulate(far, ipa):
+            refused.append((ipa - DEVICE, rig.registers.pc))
+            rig.registers.pc += 4
+        return True
+
+    rig.exits.mmio_read, rig.exits.mmio_write, rig.exits.data_abort = read, write, abort
+    rig.run(program, DEVICE)
+    assert list(rig.x[:5]) == [DEVICE, 0x8000_0008, 0x8000_000C, 0xFFFF_FFFF_8000_0008, 0xFFFF_FFFF_8000_000C]
+    assert rig.registers.vector(1) == 0x8000_0018 << 64 | 0x8000_0010
+    assert writes == [(32, 8, 0x8000_0008), (40, 8, 0x8000_000C)]
+    assert refused == [(0xA0, CODE + 16)]
+    assert rig.calls[-1][0] == FINISHED
+
+
 def test_external_abort_reaches_the_guest_as_the_architecture_says(rig: Rig) -> None:
     program = (
         0x10004001,  # adr x1, vectors
@@ -270,7 +305,7 @@ def test_fetch_from_unmapped_memory_is_an_instruction_abort_exit(rig: Rig) -> No
 
 def test_stage2_that_leads_nowhere_is_an_external_abort_for_the_guest(rig: Rig) -> None:
     program = (
-        0xF9400001,  # ldr x1, [x0]
+        0xF9400401,  # ldr x1, [x0, #8]
         0xD4001FC2,  # hvc #0xfe
     )
     vector = (
@@ -283,6 +318,7 @@ def test_stage2_that_leads_nowhere_is_an_external_abort_for_the_guest(rig: Rig) 
     assert rig.go_on() is Stop.HANDLER
     assert rig.calls == [(FINISHED, 0x0A00_0010)]
     assert rig.registers.read("ESR_EL1") == 0x9600_0010
+    assert rig.registers.read("FAR_EL1") == 0x0A00_0018
     assert rig.registers.elr_el1 == CODE
 
 

@@ -17,6 +17,7 @@ from ..clock import NS_PER_TICK, Clock, RealClock, VirtualClock
 from ..memory import PhysicalMemory
 from . import unicorn_private as private
 from .count import UNLIMITED, Count
+from .decode import decode_instruction, effective_address
 from .dispatch import Plain, exit_function, set_hook
 from .exits import ExitHandler, Stop
 from .intercept import Intercepts
@@ -285,7 +286,8 @@ class Core:
         if code == private.UC_ERR_FETCH_UNMAPPED:
             self.inject_instruction_abort(self.registers.pc)
         elif code in (private.UC_ERR_READ_UNMAPPED, private.UC_ERR_WRITE_UNMAPPED):
-            self.inject_data_abort(self._vaddress.value)
+            word = self.instruction(self.registers.pc)
+            self.inject_data_abort(effective_address(word, self.registers) if word is not None else 0)
         else:
             self.check(code, f"the engine stopped at {self.registers.pc:#x} for a reason of its own")
 
@@ -390,6 +392,38 @@ class Core:
         """Give the instruction word at a virtual address of the loaded context; None if it cannot be read."""
         pa = self.physical(va, EXECUTE)
         return self.memory.read_u32(pa) if pa is not None and self.memory.contains(pa, 4) else None
+
+    def emulate(self, far: int, ipa: int) -> bool:
+        """Do a device access whose syndrome does not say what it is: LDP, STP, exclusives, vectors.
+
+        For `data_abort`, with its FAR and IPA. Each register goes through `exits.mmio_read` or `mmio_write` on its own.
+        Gives False, with the vCPU unchanged, if the instruction is no load or store, leaves the page, or a device
+        refuses (a store's earlier registers have been written then).
+        """
+        word = self.instruction(self.registers.pc) if self.registers.aarch64 else None
+        access = decode_instruction(word) if word is not None else None
+        if word is None or access is None or effective_address(word, self.registers) != far:
+            return False
+        if (ipa & 0xFFF) + access.size > 0x1000:
+            return False
+        values: dict[int, int] = {}
+        for transfer in access.transfers if access.is_load else ():
+            for start in range(transfer.offset, transfer.offset + transfer.size, 8):
+                size = min(8, transfer.offset + transfer.size - start)
+                answer = self.exits.mmio_read(ipa + start, size)
+                if answer is None:
+                    return False
+                values[start] = answer & (1 << 8 * size) - 1
+
+        def write(address: int, size: int, value: int) -> None:
+            if not self.exits.mmio_write(address, size, value):
+                raise LookupError(address)
+
+        try:
+            access.perform(self.registers, ipa, lambda address, size: values[address - ipa], write)
+        except LookupError:
+            return False
+        return True
 
     def invalidate(self, pa: int, size: int) -> None:
         """Drop translated code of [pa, pa+size): somebody else than this core has written there.

@@ -212,6 +212,32 @@ def decode_instruction(word: int) -> Access | None:
     return None
 
 
+def effective_address(word: int, registers: Registers) -> int:
+    """Give the VA that a load or store which `decode_instruction` knows accesses first, with the registers before it.
+    """
+    base = word >> 5 & 31
+    address = registers.sp if base == 31 else registers.x[base]
+    if word >> 27 & 7 == 5 and word >> 28 & 3 == 2:
+        size = 4 << (word >> 30) if word & 1 << 26 else (8 if word >> 30 == 2 else 4)
+        if word >> 23 & 3 != 1:
+            address += _signed(word >> 15 & 0x7F, 7) * size
+    elif word >> 28 & 3 == 3:
+        scale = word >> 30 | (word >> 21 & 4 if word & 1 << 26 else 0)
+        if word & 1 << 24:
+            address += (word >> 10 & 0xFFF) << scale
+        elif word & 1 << 21:
+            number, option = word >> 16 & 31, word >> 13 & 7
+            index = registers.x[number] if number != 31 else 0
+            if not option & 1:
+                index &= 0xFFFF_FFFF
+                if option & 4:
+                    index = _signed(index, 32)
+            address += index << (scale if word & 1 << 12 else 0)
+        elif word >> 10 & 3 != 1:
+            address += _signed(word >> 12 & 0x1FF, 9)
+    return address & U64
+
+
 def _pair(word: int, base: int, vector: bool) -> Access | None:
     """LDP, STP, LDPSW, LDNP, STNP."""
     opc, mode = word >> 30, word >> 23 & 3
