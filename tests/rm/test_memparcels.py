@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
-from tests.rm.rig import Client, GuestClient, Refused, Rig
-from tests.rm.trees import vm_tree
+from tests.rm.rig import Client, Refused, Rig
+from tests.rm.workers import DONE, PAGE, POOL, Worker, touch, with_workers
 
 from gunyah.abi.errors import RmError
 from gunyah.abi.rm import (
@@ -36,101 +35,10 @@ from gunyah.abi.rm import (
     NotifyVmids,
     SglEntry,
 )
-from gunyah.guest.cpu import Cpu, GuestAbort
 
-POOL = 0x6000_0000
-PAGE = 0x1000
-DONE = int(MemAcceptFlag.DONE)
 CONTIGUOUS = int(MemAcceptFlag.MAP_CONTIGUOUS)
 LEND, SHARE, DONATE = MessageId.MEM_LEND, MessageId.MEM_SHARE, MessageId.MEM_DONATE
 TRANS = {LEND: MemTrans.LEND, SHARE: MemTrans.SHARE, DONATE: MemTrans.DONATE}
-
-
-class Worker:
-    """A secondary VM that does what it is told: functions that get its own client."""
-
-    def __init__(self, rig: Rig, name: str) -> None:
-        self.rig = rig
-        self.jobs: list[Callable[[GuestClient], Any]] = []
-        self.results: list[Any] = []
-        self.image = rig.image(name, self.guest)
-        self.vmid = 0
-        self.handle = 0
-
-    def guest(self, cpu: Cpu, x0: int) -> None:
-        client = GuestClient(self.rig, cpu, x0)
-        while True:
-            if not self.jobs:
-                client.hyp.scheduler_yield()
-                continue
-            job = self.jobs.pop()
-            try:
-                self.results.append(job(client))
-            except (GuestAbort, Refused, AssertionError) as error:
-                self.results.append(error)
-
-    def begin(self, client: Client, index: int) -> Worker:
-        self.vmid, self.handle = client.create(
-            self.image, vm_tree(f"worker-{index}", core=1 + index), base=0x5000_0000 + index * 0x20_0000
-        )
-        client.start(self.vmid)
-        return self
-
-    def does(self, client: Client, job: Callable[[GuestClient], Any]) -> Any:
-        """Run a job in the VM; its value, or its exception raised here."""
-        self.jobs.append(job)
-        while not self.results:
-            client.hyp.scheduler_yield()
-            client.poll()
-        result = self.results.pop()
-        if isinstance(result, Exception):
-            raise result
-        return result
-
-    def accept(
-        self, client: Client, handle: int, trans: int, flags: int = DONE, sgl: tuple[SglEntry, ...] = ()
-    ) -> list[SglEntry]:
-        request = MemAccept(handle, 0, trans, flags, sgl=sgl).pack()
-        reply = self.does(client, lambda guest: guest.call(MessageId.MEM_ACCEPT, request))
-        return list(MemAcceptReply.unpack(reply).sgl) if not sgl else []
-
-    def release(self, client: Client, handle: int, flags: int = 0) -> None:
-        self.does(client, lambda guest: guest.call(MessageId.MEM_RELEASE, MemRelease(handle, flags).pack()))
-
-    def can(self, client: Client, address: int) -> tuple[bool, bool]:
-        """(readable, writable) as the VM's own accesses find out; what is there stays."""
-
-        def probe(guest: GuestClient) -> tuple[bool, bool]:
-            return _touch(guest.cpu, address)
-
-        found: tuple[bool, bool] = self.does(client, probe)
-        return found
-
-
-def _touch(cpu: Cpu, address: int) -> tuple[bool, bool]:
-    try:
-        old = cpu.read(address, 8)
-    except GuestAbort:
-        old = None
-    try:
-        cpu.write(address, old or bytes(8))
-    except GuestAbort:
-        return old is not None, False
-    return old is not None, True
-
-
-def with_workers(count: int, scenario: Callable[[Client, list[Worker]], None]) -> None:
-    """A machine with running workers."""
-    rig = Rig()
-    workers = [Worker(rig, f"worker-{index}") for index in range(count)]
-
-    def whole(client: Client) -> None:
-        for index, worker in enumerate(workers):
-            worker.begin(client, index)
-        client.notifications.clear()
-        scenario(client, workers)
-
-    rig.run(whole)
 
 
 # -- single rules ------------------------------------------------------------------------------------------------------
@@ -141,7 +49,7 @@ def test_a_share_gives_each_vm_its_rights_and_no_more() -> None:
         (worker,) = workers
         client.cpu.write(POOL, b"shared!!")
         handle = client.lend(worker.vmid, [(POOL, PAGE)], rights=4, message=SHARE, own=4, label=1)
-        assert _touch(client.cpu, POOL) == (True, False)
+        assert touch(client.cpu, POOL) == (True, False)
         (where,) = worker.accept(client, handle, MemTrans.SHARE)
         assert worker.does(client, lambda guest: guest.cpu.read(where.address, 8)) == b"shared!!"
         assert worker.can(client, where.address) == (True, False)
@@ -149,7 +57,7 @@ def test_a_share_gives_each_vm_its_rights_and_no_more() -> None:
         worker.release(client, handle)
         assert worker.can(client, where.address) == (False, False)
         client.reclaim(handle)
-        assert _touch(client.cpu, POOL) == (True, True)
+        assert touch(client.cpu, POOL) == (True, True)
 
     with_workers(1, scenario)
 
@@ -161,7 +69,7 @@ def test_donated_memory_is_the_acceptors_own_and_comes_back_zeroed_when_it_is_go
         handle = client.lend(worker.vmid, [(POOL, PAGE)], message=DONATE, label=1)
         (where,) = worker.accept(client, handle, MemTrans.DONATE)
         assert client.refused(MessageId.MEM_RECLAIM, MemRelease(handle).pack()) == RmError.HANDLE_INVALID
-        assert _touch(client.cpu, POOL) == (False, False)
+        assert touch(client.cpu, POOL) == (False, False)
         # Its new owner may lend it on.
         create = MemCreate(0, 0, 2, (AclEntry(other.vmid, 6),), (SglEntry(where.address, PAGE),)).pack()
         lent = HandleReply.unpack(worker.does(client, lambda guest: guest.call(LEND, create))).handle
@@ -172,7 +80,7 @@ def test_donated_memory_is_the_acceptors_own_and_comes_back_zeroed_when_it_is_go
         client.destroy(worker.vmid, worker.handle)
         assert other.can(client, there.address) == (False, False)
         assert client.cpu.read(POOL, 6) == bytes(6)
-        assert _touch(client.cpu, POOL) == (True, True)
+        assert touch(client.cpu, POOL) == (True, True)
 
     with_workers(2, scenario)
 
@@ -294,7 +202,7 @@ def test_every_wrong_creation_gets_its_own_error_and_changes_nothing() -> None:
     def scenario(client: Client, workers: list[Worker]) -> None:
         for message, changes, expected in wrong:
             assert client.refused(*_create(message, 0x80, **changes)) == expected, (message.name, changes)
-            assert _touch(client.cpu, POOL) == (True, True)
+            assert touch(client.cpu, POOL) == (True, True)
         handle = client.lend(0x80, [(POOL, PAGE)], label=1)
         client.reclaim(handle)
 
@@ -517,7 +425,7 @@ class MemparcelMachine(RuleBasedStateMachine):
             own |= dict.fromkeys(parcel.pages, parcel.rights.get(3, 0))
         for page in self.pages:
             readable, writable = bool(own[page] & 4), bool(own[page] & 2)
-            assert _touch(self.client.cpu, POOL + page * PAGE) == (readable, writable), page
+            assert touch(self.client.cpu, POOL + page * PAGE) == (readable, writable), page
             if readable:
                 assert self.client.cpu.read(POOL + page * PAGE, 8) == self.content[page]
         for parcel in self.parcels.values():

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from tests.rm.rig import Client, GuestClient, Refused, Rig
-from tests.rm.test_memparcels import PAGE, POOL, Worker, with_workers
 from tests.rm.trees import vdevice, vm_tree
+from tests.rm.workers import PAGE, POOL, Worker, with_workers
 
 from gunyah.abi.errors import RmError
 from gunyah.abi.rm import (
