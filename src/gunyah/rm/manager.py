@@ -161,18 +161,24 @@ class ResourceManager:
             worked = True
             self._guard(self._events.popleft())
         for link in list(self.links.values()):
-            if link.room:
+            if link.runnable:
                 worked = True
-                link.pump()
-            if link.pending and link.accepts:
-                worked = True
-                message = link.receive()
-                if message is not None:
-                    self._serve_message(link, message)
+                try:
+                    self._serve_link(link)
+                except Exception:
+                    self.log.error(f"link of VM {link.vm.vmid}\n{traceback.format_exc()}")
         if self._work:
             worked = True
             self._guard(self._work.popleft())
         return worked
+
+    def _serve_link(self, link: Link) -> None:
+        if link.room:
+            link.pump()
+        if link.pending and link.accepts:
+            message = link.receive()
+            if message is not None:
+                self._serve_message(link, message)
 
     def _guard(self, work: Callable[[], None]) -> None:
         try:
