@@ -8,7 +8,7 @@ objects.md 4.1 and 5.3).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from gunyah.abi.hypercalls import CALL_NUMBER_MAX, HVC_BASE
 from gunyah.hypervisor import id_registers
@@ -34,16 +34,23 @@ if TYPE_CHECKING:
     from gunyah.hypervisor.native_executor import NativeExecutor
     from gunyah.hypervisor.vcpu import Vcpu
 
-__all__ = ["NativeCpu"]
+__all__ = ["NativeCpu", "NativeDebugger"]
 
 _WFI = int(Block.WFI)
 _ISS_RT = 31 << 5
 
 
+class NativeDebugger(Protocol):
+    """Somebody who looks over the shoulder of native vCPUs: breakpoints, single steps (gunyah.host.gdb)."""
+
+    def run(self, executor: NativeExecutor, deadline: int, /) -> None:
+        """Run the vCPU that is on the engine, as ``core.run_until(deadline)`` would, and stop it where wanted."""
+
+
 class NativeCpu:
     """The engine, the vCPU that is on it, and the callbacks it makes."""
 
-    __slots__ = ("_hv", "_pages", "_smc_dispatch", "_traps", "core", "current", "vcpu", "walker")
+    __slots__ = ("_hv", "_pages", "_smc_dispatch", "_traps", "core", "current", "debugger", "vcpu", "walker")
 
     def __init__(self, hv: Hypervisor) -> None:
         """Load the engine; raises ``gunyah.machine.engine.EngineUnavailable`` where the host cannot run it."""
@@ -53,6 +60,7 @@ class NativeCpu:
         self.walker = Walker(self.core)
         self.current: NativeExecutor | None = None
         self.vcpu: Vcpu | None = None
+        self.debugger: NativeDebugger | None = None
         # Devices by IPA page, for the vCPU that is on the engine.
         self._pages: dict[int, DevicePage] = {}
         # Answers of trapped registers by syndrome, Rt taken out.

@@ -87,7 +87,10 @@ class NativeExecutor:
             self._complete_access(*self._waiting)
         self._running = True
         try:
-            native.core.run_until(deadline)
+            if native.debugger is None:
+                native.core.run_until(deadline)
+            else:
+                native.debugger.run(self, deadline)
         except Exception as error:
             self._hv.keep_report(vcpu, traceback.format_exc())
             vcpu.fault(f"{vcpu} at PC {self.context.registers.pc:#x}: {type(error).__name__}: {error}")
