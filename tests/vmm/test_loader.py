@@ -60,6 +60,16 @@ def test_an_elf_executable_stays_where_it_says() -> None:
     assert placement.tree == START + TREE_OFFSET
 
 
+@pytest.mark.parametrize("memory", [16 * MIB, 64 * MIB, 256 * MIB, 1024 * MIB])
+def test_the_tree_and_the_ramdisk_of_a_flat_binary_leave_room_behind_it(memory: int) -> None:
+    binary = Image("binary", (Segment(0, b"code", 0x3_0000),), 0, False)
+    placement = place(binary, 100, (START, memory))
+    assert placement.ramdisk is not None
+    for address in (placement.tree, placement.ramdisk[0]):
+        assert address >= placement.base + placement.image.end + min(memory, 256 * MIB) // 8
+        assert address % (2 * MIB) == 0
+
+
 @pytest.mark.parametrize(
     ("image", "ramdisk", "memory", "words"),
     [
