@@ -23,6 +23,7 @@ from .exits import ExitHandler, Stop
 from .intercept import Intercepts
 from .kicker import kicker
 from .registers import EC, ESR_IL, SYSTEM_REGISTERS, Encoding
+from .spin import SpinWatch
 from .state import NO_EXCLUSIVE, Context, Registers
 from .unicorn_private import library
 
@@ -134,6 +135,7 @@ class Core:
             self.ram.append((base, base + size, lib.ram_address(self.handle, host) - base))
         self._plain = Plain(self)
         self._entries, self._keep = set_hook(self, exit_function(self, exits, self._plain), native=native_entry)
+        self._spin = SpinWatch(self, self._stop_flags)
         self._count = Count(self, self._stop_flags) if isinstance(self.clock, VirtualClock) else None
         self._intercepts = Intercepts(self)
         self._intercepts.timers()
@@ -232,7 +234,7 @@ class Core:
         timer = kicker()
         emu_start = self.library.emu_start
         registers = self.registers
-        count = self._count
+        count, spin = self._count, self._spin
         if len(self._shared) > 1:
             # Another core may have run TLB maintenance for this one meanwhile.
             self.library.tlb_flush(self.cpu_state)
@@ -259,6 +261,7 @@ class Core:
                     timer.arm(now, deadline_ns)
                 else:
                     return Stop.DEADLINE
+                spin.begin()
                 code = emu_start(self.handle, registers.pc, 0, 0, 0)
                 if self._error is not None:
                     error, self._error = self._error, None
@@ -269,6 +272,8 @@ class Core:
                     return Stop.HANDLER
                 if code:
                     self._bus_error(code)
+                elif spin.spun:
+                    return Stop.SPIN
                 elif self._halted.value:
                     self._halted.value = 0
                     if self.exits.wfi is None:

@@ -12,6 +12,7 @@ class Stop(enum.Enum):
     HANDLER = "a handler asked for it"
     DEADLINE = "the deadline has passed"
     KICK = "somebody called kick()"
+    SPIN = "the guest waits with WFE or YIELD for what only another vCPU can do"
     WFI = "the guest waits for an interrupt and nobody handles WFI"
 
 
