@@ -33,11 +33,12 @@ class ExitHandler:
     * `mmio_read(ipa, size) -> int | None`, `mmio_write(ipa, size, value) -> bool`: a stage-2 translation fault of a
       single-register access (valid syndrome); size is 1, 2, 4 or 8 bytes. A value or True completes the instruction
       (sign extension, register width, write-back, PC); None or False means it is no device, and `data_abort` is asked.
-    * `data_abort(esr, far, ipa)`: any other data abort for EL2; PC at the instruction. See `decode` and
+    * `data_abort(esr, far, ipa)`: any other data abort for EL2; PC at the instruction. See `decode`, `Core.emulate`,
       `Core.inject_data_abort`.
     * `instruction_abort(esr, far, ipa)`: fetch that stage 2 refuses; PC at the address.
     * `sysreg(iss)`: trapped MRS, MSR or system instruction, PC at it; see `decode.SysregAccess`.
-    * `debug(esr)`: BRK, single step, break and watch points, if MDCR_EL2.TDE is set; PC at the instruction.
+    * `debug(esr)`: BRK and single step, if MDCR_EL2.TDE is set; PC at the instruction. Break and watch point registers
+      of the engine never fire: patch a BRK in, or take a page's stage-2 permission away.
     * `other(esr)`: any other exception for EL2.
     * `timer(which)`: the guest wrote registers of its virtual (0) or physical (1) timer; they are in `registers`.
       Called in the middle of a block of code: registers are current, PC is not.
