@@ -12,6 +12,7 @@ GUNYAH_LINUX_INITRD name files of your own (busybox init, see INIT).
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import shutil
 import subprocess
@@ -128,6 +129,14 @@ def fetch(cache: Path, *, full: bool = False, max_age_days: float = 30.0) -> tup
                 f"{program} is not here: set GUNYAH_LINUX_IMAGE (an arm64 Image) and GUNYAH_LINUX_INITRD (an initramfs)"
             )
     cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "lock").open("w") as lock:
+        # Test processes that run at the same time fetch once.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _fetch_missing(cache, kernel, initrd, full, max_age_days)
+    return kernel, initrd
+
+
+def _fetch_missing(cache: Path, kernel: Path, initrd: Path, full: bool, max_age_days: float) -> None:
     apt = Apt(cache / "apt")
     stamp = cache / "apt" / "updated"
     if not stamp.exists() or time.time() - stamp.stat().st_mtime > max_age_days * 86400:
@@ -145,7 +154,6 @@ def fetch(cache: Path, *, full: bool = False, max_age_days: float = 30.0) -> tup
             new = target / "initramfs.cpio"
             new.write_bytes(make_initramfs(found[0].read_bytes()))
             new.replace(initrd)
-    return kernel, initrd
 
 
 def main() -> int:
