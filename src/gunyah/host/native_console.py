@@ -20,7 +20,9 @@ __all__ = ["NativeConsole"]
 INPUT_LIMIT: Final = 1 << 16
 """Bytes read ahead of what the guest takes."""
 LISTEN_SECONDS: Final = 10.0
-"""A guest that has not enabled receive interrupts by then is one that polls."""
+"""A guest that does nothing to show that it listens gets its input after this time."""
+POLLS: Final = 100
+"""A guest that asks for the flags so often without sending anything waits for input."""
 SETTLE_SECONDS: Final = 0.05
 """Linux's driver empties the receiver once more after it has enabled its interrupts."""
 
@@ -108,7 +110,7 @@ class NativeConsole:
             if not self._enabled and self._uart.read(IMSC, 4) & (INT_RX | INT_RT):
                 self._enabled = True
                 self._listens_from = min(self._listens_from, now + SETTLE_SECONDS)
-            self._listening = now >= self._listens_from
+            self._listening = now >= self._listens_from or self._uart.polls >= POLLS
         if self._listening and self._pending:
             del self._pending[: self._uart.feed(bytes(self._pending))]
             self._watch()

@@ -71,6 +71,8 @@ class PL011:
         self._mask = 0
         self._raw = 0
         self._line = False
+        self.polls = 0
+        """How often the guest has asked for the flags since it last sent or received something."""
 
     # The host's side
 
@@ -100,6 +102,7 @@ class PL011:
         if offset == DR:
             return self._read_data()
         if offset == FR:
+            self.polls += 1
             flags = FR_TXFE
             if not self._fifo:
                 flags |= FR_RXFE
@@ -127,6 +130,7 @@ class PL011:
     def write(self, offset: int, value: int, size: int) -> None:
         """Write a register; reserved and read-only ones ignore it."""
         if offset == DR:
+            self.polls = 0
             if self._cr & CR_LBE:
                 self._waiting.append(value & 0xFF)
                 self._receive()
@@ -175,6 +179,7 @@ class PL011:
         return _TRIGGERS[min(self._ifls >> 3 & 7, 4)]
 
     def _read_data(self) -> int:
+        self.polls = 0
         if not self._fifo:
             return 0
         value = self._fifo.popleft()
