@@ -7,12 +7,12 @@ their ids.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gunyah.abi import cbor
+from gunyah.abi.bootenv import RUNTIME_AREA_SIZE, RUNTIME_SIZE, ResourceManagerBlock, RuntimeBlock
 from gunyah.abi.memory import (
     Access,
     MapMemtype,
@@ -41,18 +41,9 @@ __all__ = ["RootVm", "start_root_vm"]
 
 ROOT_CAPABILITIES = 2048
 ROOT_SHARED_VIRQS = 64
-ENVIRONMENT_SIZE = 0x4000
 IMAGE_SIZE = 0x1000
 ROOT_GICD_SIZE = 0xFFD0
 REDISTRIBUTOR_NOT_LAST = 1
-RUNTIME_SIGNATURE = 0x454D_5652
-RM_SIGNATURE = 0x524D_4544
-VERSION = 1
-
-# u32 signature, u16 version, then u64s; u32 signature, u16 version, u32 payload offset, u32 payload size (boot.md 5.1,
-# 5.2).
-_RUNTIME = struct.Struct("<IHxx10Q")
-_RM_BLOCK = struct.Struct("<IHxxII")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,23 +200,19 @@ def _write_environment(
     addrspace: Addrspace, image: int, address: int, vcpu_capid: int, environment: Mapping[str, cbor.Value]
 ) -> None:
     payload = cbor.encode(environment)
-    block = _RM_BLOCK.pack(RM_SIGNATURE, VERSION, _RM_BLOCK.size, len(payload)) + payload
-    room = ENVIRONMENT_SIZE - _RUNTIME.size
+    block = ResourceManagerBlock(len(payload)).pack() + payload
+    room = RUNTIME_AREA_SIZE - RUNTIME_SIZE
     if len(block) > room:
         raise ValueError(f"the root environment needs {len(block)} bytes, there are {room}")
-    heap = address + ENVIRONMENT_SIZE
-    runtime = _RUNTIME.pack(
-        RUNTIME_SIGNATURE,
-        VERSION,
-        image,
-        image,
-        heap,
-        board.ROOT_VM.end - heap,
-        vcpu_capid,
-        board.COUNTER_FREQUENCY,
-        board.GICD.base,
-        board.GICR.base,
-        _RUNTIME.size,
-        room,
+    heap = address + RUNTIME_AREA_SIZE
+    runtime = RuntimeBlock(
+        runtime_ipa=image,
+        app_ipa=image,
+        app_heap_ipa=heap,
+        app_heap_size=board.ROOT_VM.end - heap,
+        vcpu_capid=vcpu_capid,
+        timer_freq=board.COUNTER_FREQUENCY,
+        gicd_base=board.GICD.base,
+        gicr_base=board.GICR.base,
     )
-    addrspace.write(address, runtime + block)
+    addrspace.write(address, runtime.pack() + block)
