@@ -7,11 +7,13 @@ BIN := $(VENV)/bin
 RUN := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
 PYTEST_ARGS ?=
+MINUTES ?= 1
+FUZZ_ARGS ?=
 # uv installs faster where it is at hand; pip does everywhere.
 PIP_INSTALL := $(if $(shell command -v uv 2>/dev/null),uv pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint docs clean
+.PHONY: help demo test bench fuzz lint docs clean
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST))
@@ -39,6 +41,9 @@ test: $(DEV) ## Run all tests.
 
 bench: $(DEV) ## Measure; prints a table and writes bench/results.json.
 	@$(BIN)/python -m bench
+
+fuzz: $(DEV) ## Hostile VMs against the hypervisor for MINUTES=1 minutes; failing runs are shrunk and kept in fuzz-corpus/.
+	@$(BIN)/python -m tools.fuzz --minutes $(MINUTES) $(FUZZ_ARGS)
 
 lint: $(DEV) ## Style (ruff) and types (mypy --strict).
 	@$(BIN)/ruff check .
