@@ -67,11 +67,22 @@ class Attack:
 
     def run(self) -> list[str]:
         """Let the acts happen, then judge; the findings."""
-        self._run()
-        self._judge()
-        if not self.findings:
-            self.bury()
+        try:
+            self._run()
+            self._judge()
+            if not self.findings:
+                self.bury()
+        finally:
+            self.close()
         return self.findings
+
+    def close(self) -> None:
+        """Unwind all guests: a suspended one would keep its machine in memory."""
+        self.hv.stop("closed", "the run is over")
+        for vcpu in list(self.hv.vcpus.values()):
+            if vcpu.executor is not None:
+                vcpu.executor.kill()
+                vcpu.executor = None
 
     def _run(self) -> None:
         hv = self.hv

@@ -140,4 +140,3 @@ class PrimaryAttack(Attack):
     def bury(self) -> None:
         """Nothing was made, so nothing has to go: what is there is what was there before."""
         self._compare()
-        self.system.close()
