@@ -110,7 +110,8 @@ def page(call: Hypercall) -> str:
     example = getattr(hypercall_examples, call.name, None)
     if example is not None:
         body = inspect.getsource(example).split("\n", 1)[1]
-        parts += ["## Example\n", "In the root VM (`vm` makes active objects, see `tools/lab.py`); it runs as a test.\n"]
+        parts.append("## Example\n")
+        parts.append("In the root VM (`vm` makes active objects, see `tools/lab.py`); it runs as a test.\n")
         parts.append(f"```python\n{textwrap.dedent(body).strip()}\n```\n")
     if call.note:
         parts += ["## Notes\n", f"{call.note}\n"]
