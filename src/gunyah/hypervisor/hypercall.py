@@ -98,9 +98,8 @@ def _source(call: Hypercall, handler: bool, native: bool) -> str:
             continue
         if argument.name in resolved:
             inputs.append(resolved[argument.name])
-        elif call.masks[i] == U64:
-            inputs.append(registers[argument.name])
         else:
+            # Even 64 bits are cut out: the registers of a Python VM are Python's numbers, which have no end.
             inputs.append(f"{registers[argument.name]} & {call.masks[i]:#x}")
     lines.append(f"        result = handler({', '.join(inputs)})")
     lines.append("    except HypervisorError as failure:")

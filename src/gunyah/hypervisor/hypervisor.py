@@ -6,13 +6,13 @@ not know of each other.
 
 from __future__ import annotations
 
-import random
 from collections import deque
 from collections.abc import Callable, Iterator, MutableMapping, MutableSequence, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gunyah.abi.profile import PUBLIC_2023, Profile
 from gunyah.hypervisor import calls
+from gunyah.hypervisor.entropy import Entropy
 from gunyah.hypervisor.hypercall import Dispatcher
 from gunyah.hypervisor.native_start import native_executor
 from gunyah.hypervisor.partition import create_partitions
@@ -54,7 +54,7 @@ class Hypervisor:
     def __init__(self, memory: PhysicalMemory, clock: Clock, *, seed: int, bus: Bus | None = None) -> None:
         self.memory = memory
         self.clock: Clock = clock
-        self.random: random.Random = random.Random(seed)
+        self.random: Entropy = Entropy(seed)
         self.bus = bus if bus is not None else Bus()
         self.instruments: list[Instrument] = []
         self.timers = TimerQueue()

@@ -52,7 +52,8 @@ def prng_get_entropy(hv: Hypervisor, vcpu: Vcpu, size: int) -> tuple[int, int, i
     if len(recent) >= ENTROPY_CALLS:
         raise HypervisorError(Error.BUSY, f"{vcpu}: {ENTROPY_CALLS} requests for entropy within 33 ms")
     recent.append(now)
-    words = [hv.random.getrandbits(32) if 4 * i < size else 0 for i in range(4)]
+    data = hv.random.randbytes(size).ljust(ENTROPY_MAX_BYTES, b"\0")
+    words = [int.from_bytes(data[at : at + 4], "little") for at in range(0, ENTROPY_MAX_BYTES, 4)]
     return (words[0], words[1], words[2], words[3])
 
 
