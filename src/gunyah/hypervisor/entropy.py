@@ -1,7 +1,8 @@
 """Random numbers that no guest can foresee from those it was given, and that a seed repeats.
 
 Guests get as many as they ask for (TRNG, PRNG), and the same source makes the keys that scramble capability ids: what
-one VM has drawn must tell nothing about what another one was or will be given. Each block is a keyed hash of its number.
+one VM has drawn must tell nothing about what another one was or will be given. Each block is a keyed hash of its
+number.
 """
 
 from __future__ import annotations
