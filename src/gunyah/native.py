@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,12 +17,14 @@ from gunyah.abi import cbor
 from gunyah.abi.types import VMID_HLOS
 from gunyah.guest.fdt import DeviceTree
 from gunyah.machine import board
+from gunyah.machine.empty import attach_empty_slots
 from gunyah.machine.pl011 import PL011
 from gunyah.machine.pl031 import PL031
 from gunyah.vmm.images import Image
 from gunyah.vmm.loader import Placement, place, read_image, read_ramdisk, read_tree, tree_for
 
 if TYPE_CHECKING:
+    from gunyah.hypervisor.timers import Timeout
     from gunyah.system import System
 
 __all__ = ["NativePrimary"]
@@ -49,7 +52,9 @@ class NativePrimary:
         self._bootargs = bootargs
         self.environment: Mapping[str, cbor.Value] = {}
         self.output = bytearray()
-        self.uart = PL011(sink if sink is not None else self.output.extend, self._uart_line)
+        self.uart = PL011(sink if sink is not None else self.output.extend, partial(self._line, board.INTID_UART))
+        self.clock: PL031 | None = None
+        self._alarm: Timeout | None = None
         self.placement: Placement | None = None
         self._system: System | None = None
 
@@ -72,13 +77,24 @@ class NativePrimary:
         }
         epoch = int(time.time()) if hv.clock.real else VIRTUAL_EPOCH
         hv.bus.attach(board.UART.base, board.UART.size, self.uart)
-        hv.bus.attach(board.RTC.base, board.RTC.size, PL031(hv.clock, epoch))
+        self.clock = PL031(hv.clock, epoch, partial(self._line, board.INTID_RTC), self._set_alarm)
+        hv.bus.attach(board.RTC.base, board.RTC.size, self.clock)
+        attach_empty_slots(hv.bus)
         return placement.chunks(self._ramdisk, tree.pack())
 
-    def _uart_line(self, level: bool) -> None:
+    def _line(self, intid: int, level: bool) -> None:
         system = self._system
         if system is not None and system.root is not None:
-            system.root.hwirqs[board.INTID_UART].raise_line(level)
+            system.root.hwirqs[intid].raise_line(level)
+
+    def _set_alarm(self) -> None:
+        """Have the clock looked at when its alarm is due."""
+        assert self._system is not None and self.clock is not None
+        timers = self._system.hypervisor.timers
+        if self._alarm is not None:
+            timers.cancel(self._alarm)
+        due = self.clock.next_event
+        self._alarm = timers.at(due, self.clock.poll) if due is not None else None
 
     @property
     def up(self) -> bool:

@@ -23,7 +23,8 @@ def store(code: Code, address: int, value: int, size: int = 4) -> None:
     code.mov(2, address).mov(3, value).str(3, 2, size)
 
 
-def test_the_clocks_alarm_interrupts_a_sleeping_vm_at_its_second() -> None:
+def listen_to_the_clock() -> Code:
+    """GIC and PL031 with the alarm's interrupt enabled; PSTATE.I stays set, so that WFI just goes on."""
     code = Code()
     word, bit = board.INTID_RTC // 32 * 4, 1 << board.INTID_RTC % 32
     store(code, GICD, 2)
@@ -32,6 +33,11 @@ def test_the_clocks_alarm_interrupts_a_sleeping_vm_at_its_second() -> None:
     store(code, GICD + 0x100 + word, bit)
     code.mov(3, 0xF0).msr("ICC_PMR_EL1", 3).mov(3, 1).msr("ICC_IGRPEN1_EL1", 3)
     store(code, RTC + 0x10, 1)
+    return code
+
+
+def test_the_clocks_alarm_wakes_a_sleeping_vm_at_its_second() -> None:
+    code = listen_to_the_clock()
     code.mov(2, RTC).ldr(4, 2, 4).addi(4, 4, 3).addi(2, 2, 4).str(4, 2, 4)
     code.wfi().mrs(5, "ICC_IAR1_EL1").mov(6, board.INTID_RTC).cmp(5, 6).bc("ne", "wrong")
     code.mov(2, RTC).ldr(7, 2, 4).cmp(7, 4).bc("ne", "wrong")
@@ -43,17 +49,14 @@ def test_the_clocks_alarm_interrupts_a_sleeping_vm_at_its_second() -> None:
     assert outcome(code) == "rang"
 
 
-def test_an_alarm_that_is_set_again_rings_once() -> None:
-    code = Code()
-    code.mov(2, RTC).ldr(4, 2, 4).addi(5, 4, 2).addi(3, 2, 4).str(5, 3, 4)
-    code.addi(5, 4, 4).str(5, 3, 4)
-    code.addi(6, 4, 3).label("wait").ldr(7, 2, 4).cmp(7, 6).bc("lo", "wait")
-    code.addi(8, 2, 0x14).ldr(9, 8, 4).cbnz(9, "early").say("quiet ")
-    code.mov(2, RTC).addi(6, 4, 4).label("more").ldr(7, 2, 4).cmp(7, 6).bc("lo", "more")
-    code.ldr(9, 8, 4).cbz(9, "late").say("rang").power_off()
-    code.label("early").say("early").power_off().label("late").say("late").power_off()
+def test_an_alarm_that_is_set_again_rings_at_the_later_second() -> None:
+    code = listen_to_the_clock()
+    code.mov(2, RTC).ldr(4, 2, 4).addi(3, 2, 4)
+    code.addi(5, 4, 2).str(5, 3, 4).addi(5, 4, 4).str(5, 3, 4)
+    code.wfi().ldr(7, 2, 4).cmp(7, 5).bc("ne", "wrong").say("rang").power_off()
+    code.label("wrong").say("wrong").power_off()
 
-    assert outcome(code) == "quiet rang"
+    assert outcome(code) == "rang"
 
 
 def test_an_empty_virtio_slot_answers_that_it_is_empty() -> None:

@@ -2,7 +2,7 @@
 
 It counts seconds since the epoch. They come from the machine's counter, so a machine on a virtual clock has a
 repeatable time of day too. The alarm needs no timer of its own: whoever serves the device asks `next_event` when to
-call `poll`.
+call `poll`, and is told when to ask again.
 """
 
 from __future__ import annotations
@@ -30,10 +30,20 @@ _U32: Final = 0xFFFF_FFFF
 class PL031:
     """One real-time clock. Offsets are bytes from its base."""
 
-    def __init__(self, clock: Clock, epoch: int, irq: Callable[[bool], object] | None = None) -> None:
-        """Read `epoch` seconds since 1970 now, and count on with `clock`; drive the interrupt line through `irq`."""
+    def __init__(
+        self,
+        clock: Clock,
+        epoch: int,
+        irq: Callable[[bool], object] | None = None,
+        alarm: Callable[[], object] | None = None,
+    ) -> None:
+        """Read `epoch` seconds since 1970 now, and count on with `clock`; drive the interrupt line through `irq`.
+
+        `alarm` is called when `next_event` may have become another one.
+        """
         self.clock = clock
         self.irq = irq
+        self.alarm = alarm
         self._base = epoch - clock.ticks() // clock.frequency
         self._match = 0
         self._load = 0
@@ -96,6 +106,8 @@ class PL031:
         elif offset == ICR:
             self._raw &= ~value
         self._update()
+        if offset in (MR, LR) and self.alarm is not None:
+            self.alarm()
 
     def _update(self) -> None:
         level = bool(self._raw & self._mask)
