@@ -13,7 +13,10 @@ from gunyah.machine import board
 from gunyah.vmm.board_tree import board_tree
 
 if TYPE_CHECKING:
+    from gunyah.secondary import PrimaryRm, PrimaryVm
     from gunyah.system import System
+    from gunyah.vmm.manager import VmManager
+    from gunyah.vmm.vm_config import VmSettings
 
 __all__ = ["LinuxPrimary", "Primary", "PrimaryTty", "ProgramPrimary", "TtyError"]
 
@@ -81,6 +84,8 @@ class LinuxPrimary(ProgramPrimary):
         self._init = init
         self._kernel: Kernel | None = None
         self._system: System | None = None
+        self._manager: VmManager | None = None
+        self._rm: PrimaryRm | None = None
 
     def prepare(self, system: System) -> Iterable[Chunk]:
         """Make the kernel for the system's profile."""
@@ -116,6 +121,33 @@ class LinuxPrimary(ProgramPrimary):
             raise TimeoutError(f"the process in the primary VM has not ended: {why}")
         result: T = submission.result()
         return result
+
+    @property
+    def manager(self) -> VmManager:
+        """The VM manager inside the VM; raises VmError while there is no connection to RM."""
+        if self._manager is None:
+            from gunyah.secondary import manager_of
+
+            assert self._system is not None
+            self._manager = manager_of(self, self._system)
+        return self._manager
+
+    @property
+    def rm(self) -> PrimaryRm:
+        """The Resource Manager: a method per request, which runs the machine until it is answered; notifications."""
+        if self._rm is None:
+            from gunyah.secondary import PrimaryRm
+
+            assert self._system is not None
+            self._rm = PrimaryRm(self, self._system, self.manager)
+        return self._rm
+
+    def vm(self, settings: VmSettings) -> PrimaryVm:
+        """A secondary VM that this VM owns, not started yet. Raises LoadError, VmError with one sentence."""
+        from gunyah.secondary import PrimaryVm
+
+        assert self._system is not None
+        return PrimaryVm(self, self._system, self.manager, settings)
 
     def tty(self, name: str) -> PrimaryTty:
         """Open a terminal of the VM (``ttyGH0``) in raw mode. Raises TtyError with one sentence."""

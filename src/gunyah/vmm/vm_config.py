@@ -1,0 +1,268 @@
+"""What a secondary VM is to be, and the device tree that says so to the guest and to RM
+(rm-behaviour.md 6, vm-loader.md 10.3).
+
+The guest's part is the board that a stock Linux expects: cores with PSCI, timer, GICv3, and a PL011 where the VM's
+console is an emulated UART. RM's part is the node /gunyah-vm-config. A tree that is given is kept as it is; it gets the
+configuration only if it has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from gunyah.abi.devicetree import GIC_SPI, IRQ_TYPE_EDGE_RISING, NODE_VM_CONFIGS, ConfigProperty, Property
+from gunyah.guest.fdt import DeviceTree, Node
+from gunyah.vmm.board_tree import UART_SPI, board_tree
+from gunyah.vmm.images import Image
+from gunyah.vmm.loader import MIB, LoadError, Placement, place, tree_for
+
+__all__ = [
+    "DEFAULT_BASE",
+    "QueuePair",
+    "SharedMemory",
+    "VmSettings",
+    "configured_tree",
+    "placement_of",
+    "tree_span",
+    "uart_address",
+]
+
+DEFAULT_BASE: Final = 0x8000_0000
+"""IPA of a secondary VM's memory; GIC and UART lie below 0x4000_0000, in the window whose faults reach the VMM."""
+RM_NODE: Final = "/hypervisor/qcom,resource-mgr"
+_CONSOLES: Final = ("rm", "uart", "none")
+_AFFINITIES: Final = ("static", "sticky", "pinned", "proxy")
+_K = ConfigProperty
+
+
+@dataclass(frozen=True, slots=True)
+class QueuePair:
+    """A pair of message queues to ``peer`` (a VM's name), or to the owner without one; both ends name one label."""
+
+    label: int
+    peer: str | None = None
+    message_size: int = 240
+    depth: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class SharedMemory:
+    """Memory that VM and owner share: label, bytes; RM picks the guest's address unless ``base`` (IPA) does."""
+
+    label: int
+    size: int
+    base: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VmSettings:
+    """One secondary VM. Raises LoadError with one sentence for settings that contradict each other.
+
+    ``console`` is "rm" (RM's console service, for guests with Gunyah drivers), "uart" (an emulated PL011) or "none".
+    ``affinity`` "" takes what the console needs: a UART needs the owner to run the vCPUs ("proxy"), else the hypervisor
+    schedules them ("static"), on ``cores`` in turn.
+    """
+
+    name: str
+    image: Image
+    ramdisk: bytes | None = None
+    tree: DeviceTree | None = None
+    bootargs: str = ""
+    memory: int = 64 * MIB
+    """Bytes, a multiple of 2 MiB."""
+    base: int = DEFAULT_BASE
+    vcpus: int = 1
+    console: str = "uart"
+    affinity: str = ""
+    cores: tuple[int, ...] = (0,)
+    share: bool = False
+    """Share the memory with the owner instead of lending it."""
+    queues: tuple[QueuePair, ...] = ()
+    doorbells: tuple[int, ...] = ()
+    """Labels of doorbells that the owner rings."""
+    doorbell_sources: tuple[int, ...] = ()
+    """Labels of doorbells that the VM rings."""
+    shared: tuple[SharedMemory, ...] = ()
+    seed: bytes = b""
+    """/chosen/rng-seed."""
+    clear: bool = True
+    """Have the memory zeroed when it comes back."""
+    extra: tuple[str, ...] = field(default=())
+    """Words of vm-attrs."""
+
+    def __post_init__(self) -> None:
+        if self.console not in _CONSOLES:
+            raise LoadError(f"VM {self.name}: console {self.console!r} is not one of {', '.join(_CONSOLES)}")
+        if self.affinity and self.affinity not in _AFFINITIES:
+            raise LoadError(f"VM {self.name}: affinity {self.affinity!r} is not one of {', '.join(_AFFINITIES)}")
+        if self.console == "uart" and self.affinity not in ("", "proxy"):
+            raise LoadError(
+                f'VM {self.name}: a UART is emulated by the owner, who must run the vCPUs: affinity "proxy", '
+                f"not {self.affinity!r}"
+            )
+        if self.memory <= 0 or self.memory % (2 * MIB):
+            raise LoadError(f"VM {self.name}: {self.memory:#x} bytes of memory are not a multiple of 2 MiB")
+
+    @property
+    def proxy(self) -> bool:
+        """The owner runs the vCPUs."""
+        return (self.affinity or ("proxy" if self.console == "uart" else "static")) == "proxy"
+
+
+def placement_of(settings: VmSettings) -> Placement:
+    """Where image, RAM disk and tree go in the guest; raises LoadError when they do not fit."""
+    image, base = settings.image, settings.base
+    if settings.tree is not None:
+        configured = _configured_base(settings.tree)
+        base = base if configured is None else configured
+    if image.fixed and not base <= image.start < base + settings.memory:
+        base = image.start & ~(2 * MIB - 1)
+    try:
+        return place(image, len(settings.ramdisk or b""), (base, settings.memory))
+    except LoadError as error:
+        raise LoadError(f"VM {settings.name}: {error}") from None
+
+
+def _configured_base(tree: DeviceTree) -> int | None:
+    config = _config_node(tree)
+    memory = config.child("memory") if config is not None else None
+    return memory.u64(_K.BASE_ADDRESS) if memory is not None and _K.BASE_ADDRESS in memory else None
+
+
+def _config_node(tree: DeviceTree) -> Node | None:
+    return next((node for name in NODE_VM_CONFIGS if (node := tree.find(f"/{name.strip('/')}")) is not None), None)
+
+
+def configured_tree(settings: VmSettings, placement: Placement) -> DeviceTree:
+    """The tree to load: guest's part and RM's. Raises LoadError for a given tree that cannot be used."""
+    given = settings.tree
+    if given is None:
+        tree = board_tree(
+            memory=[],
+            cores=settings.vcpus,
+            bootargs=settings.bootargs,
+            initrd=placement.ramdisk,
+            seed=settings.seed,
+        )
+        _shape_board(tree, settings)
+    else:
+        configured = _config_node(given) is not None
+        tree = tree_for(placement, cores=0, bootargs=settings.bootargs, seed=settings.seed, given=given)
+        for node in [node for node in tree.root.children if node.name.split("@")[0] == "memory"]:
+            node.remove()
+        if configured:
+            return tree
+    _add_config(tree, settings, placement)
+    return tree
+
+
+def _shape_board(tree: DeviceTree, settings: VmSettings) -> None:
+    """The board without what only the primary VM has, and with what RM asks for."""
+    root = tree.root
+    for node in [node for node in root.children if node.name.startswith("pl031@")]:
+        node.remove()
+    uart = next(node for node in root.children if node.name.startswith("pl011@"))
+    if settings.console == "uart":
+        # Its interrupt is a doorbell, and doorbells have edges.
+        uart.set_cells("interrupts", GIC_SPI, UART_SPI, IRQ_TYPE_EDGE_RISING)
+    else:
+        uart.remove()
+        del tree.node("/chosen").properties["stdout-path"]
+    for cpu in tree.node("/cpus").children:
+        # RM makes the group that PSCI needs for CPUs that could idle (rm-behaviour.md 6.4).
+        cpu.set_flag("cpu-idle-states")
+
+
+def _gic_path(tree: DeviceTree) -> str:
+    gic = next(tree.find_compatible("arm,gic-v3"), None)
+    if gic is None:
+        raise LoadError('the device tree has no interrupt controller that is "arm,gic-v3"')
+    return gic.path
+
+
+def _add_config(tree: DeviceTree, settings: VmSettings, placement: Placement) -> None:
+    config = tree.root.add(NODE_VM_CONFIGS[-1].strip("/"))
+    config.set_strings(_K.IMAGE_NAME, settings.name)
+    config.set_strings(_K.OS_TYPE, "linux")
+    if settings.extra:
+        config.set_strings(_K.VM_ATTRS, *settings.extra)
+    config.set_u64s(_K.KERNEL_ENTRY_OFFSET, placement.entry - placement.memory[0])
+    _cells(config)
+    memory = config.add("memory")
+    _cells(memory)
+    memory.set_u64s(_K.BASE_ADDRESS, placement.memory[0])
+    config.add("interrupts").set_strings(_K.CONFIG, _gic_path(tree))
+    vcpus = config.add("vcpus")
+    vcpus.set_strings(_K.CONFIG, "/cpus")
+    vcpus.set_strings(_K.AFFINITY, "proxy" if settings.proxy else settings.affinity or "static")
+    if not settings.proxy:
+        count = len([node for node in tree.node("/cpus").children if node.name.startswith("cpu@")])
+        vcpus.set_cells(_K.AFFINITY_MAP, *(settings.cores[i % len(settings.cores)] for i in range(count)))
+    _devices(config.add("vdevices"), settings)
+
+
+def _cells(node: Node) -> None:
+    node.set_cells("#address-cells", 2)
+    node.set_cells("#size-cells", 2)
+
+
+def _devices(parent: Node, settings: VmSettings) -> None:
+    rpc = _device(parent, "rm-rpc", "rm-rpc", 0, RM_NODE)
+    if settings.console == "rm":
+        rpc.set_flag(_K.CONSOLE_DEV)
+    if settings.console == "uart":
+        _irqfd(parent, UART_SPI)
+    for label in settings.doorbells:
+        _device(parent, f"doorbell-{label:x}", "doorbell", label, f"/hypervisor/doorbell-{label:x}")
+    for label in settings.doorbell_sources:
+        _device(parent, f"source-{label:x}", "doorbell-source", label, f"/hypervisor/doorbell-source-{label:x}")
+    for pair in settings.queues:
+        path = f"/hypervisor/message-queue-{pair.label:x}"
+        node = _device(parent, f"queue-{pair.label:x}", "message-queue-pair", pair.label, path, peer=pair.peer)
+        node.set_cells(_K.MESSAGE_SIZE, pair.message_size)
+        node.set_cells(_K.QUEUE_DEPTH, pair.depth)
+    for shared in settings.shared:
+        node = _device(parent, f"shm-{shared.label:x}", "shm", shared.label, f"/hypervisor/shm-{shared.label:x}")
+        memory = node.add("memory")
+        _cells(memory)
+        memory.set_cells(Property.QCOM_LABEL, shared.label)
+        if shared.base is None:
+            memory.set_flag(_K.ALLOCATE_BASE)
+        else:
+            memory.set_u64s(_K.BASE, shared.base)
+
+
+def _irqfd(parent: Node, spi: int) -> None:
+    """A doorbell whose guest end is shared interrupt ``spi``: how an emulated device interrupts (vm-loader.md 10.4)."""
+    bell = _device(parent, f"bell-{spi:x}", "doorbell", spi, f"/hypervisor/bell-{spi:x}")
+    bell.set_cells("interrupts", GIC_SPI, spi, IRQ_TYPE_EDGE_RISING)
+
+
+def _device(parent: Node, name: str, kind: str, label: int, generate: str, *, peer: str | None = None) -> Node:
+    node = parent.add(name)
+    node.set_strings(_K.VDEVICE_TYPE, kind)
+    node.set_strings(_K.GENERATE, generate)
+    node.set_cells(Property.QCOM_LABEL, label)
+    if peer is None:
+        node.set_flag(_K.PEER_DEFAULT)
+    else:
+        node.set_strings(_K.PEER, f"vm-name:{peer}")
+    return node
+
+
+def tree_span(blob: bytes, placement: Placement) -> tuple[int, int]:
+    """Offset and size of the tree for VM_CONFIG_IMAGE, with room for what RM adds."""
+    end = sum(placement.memory)
+    size = min(-(-(len(blob) + 0x4000) // 0x1000) * 0x1000, end - placement.tree)
+    return placement.tree - placement.memory[0], size
+
+
+def uart_address(tree: DeviceTree) -> tuple[int, int, int] | None:
+    """(IPA, bytes, SPI) of the first PL011 of the tree, or None."""
+    for node in tree.find_compatible("arm,pl011"):
+        cells: Sequence[int] = node.cells("interrupts") if "interrupts" in node else (0, UART_SPI, 1)
+        base, size = node.reg()[0]
+        return base, size, cells[1]
+    return None
