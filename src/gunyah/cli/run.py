@@ -60,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--timeout", type=_positive, metavar="S", help="end after S seconds with exit status 4")
     parser.add_argument("--dump-dtb", type=Path, metavar="F", help="write the device tree that the VM gets, and leave")
     parser.add_argument("--gdb", type=_port, metavar="PORT", help="serve gdb at this TCP port of the local host")
+    parser.add_argument("--gdb-wait", action="store_true", help="with --gdb: run nothing before gdb resumes the VM")
     parser.add_argument("--trace", action="store_true", help="write a log of calls, messages and interrupts to stderr")
     parser.add_argument("--trace-out", type=Path, metavar="FILE", help="FILE.perfetto-trace, FILE.jsonl or a text log")
 

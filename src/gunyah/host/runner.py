@@ -55,7 +55,9 @@ class NativeRun:
     """Seconds."""
     dump_dtb: Path | None = None
     gdb: int | None = None
-    """TCP port of the local host."""
+    """TCP port of the local host; 0 takes one that is free."""
+    gdb_wait: bool = False
+    """Nothing of the VM runs before a gdb has come and resumes it."""
     trace: bool = False
     trace_out: Path | None = None
 
@@ -123,6 +125,8 @@ def _run(wanted: NativeRun, system: System, primary: NativePrimary, deadline: fl
     caught = stack.enter_context(_signals(system, loop))
     system.start()
     _say(_welcome(wanted, primary))
+    if wanted.gdb is not None:
+        _serve_gdb(system, loop, wanted.gdb, wanted.gdb_wait, stack)
     restore = stack.enter_context(ExitStack())
     restore.enter_context(raw_terminal(sys.stdin.fileno()))
     started = time.monotonic()
@@ -133,6 +137,18 @@ def _run(wanted: NativeRun, system: System, primary: NativePrimary, deadline: fl
     # The terminal is cooked again before anything is said on it.
     restore.close()
     return _verdict(system, console, caught, seconds, wanted)
+
+
+def _serve_gdb(system: System, loop: HostLoop, port: int, wait: bool, stack: ExitStack) -> None:
+    # Only here: a run without a debugger does not load it.
+    from gunyah.host.gdb.server import HOST, GdbServer
+
+    server = GdbServer(loop, system.hypervisor, port)
+    stack.callback(server.close)
+    if wait:
+        server.wait_for_gdb()
+    words = "the VM waits for gdb" if wait else "gdb may come at any time"
+    _say(f"{words}: target extended-remote {HOST}:{server.port}")
 
 
 def _welcome(wanted: NativeRun, primary: NativePrimary) -> str:

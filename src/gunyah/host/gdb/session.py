@@ -74,7 +74,7 @@ class Session:
         self._notified = False
         """Non-stop: the first of ``_stops`` is on its way, and not acknowledged yet."""
         self._attached: set[int] = set()
-        # gdb 13.1 fails when more than one vCPU is stopped while it connects in non-stop mode: the others are told later.
+        # gdb 13.1 fails on more than one stopped vCPU while it connects in non-stop mode: the others are told later.
         self._later: deque[Stop] = deque()
         self._known: set[int] = set()
         self._current = Thread(ANY, ANY)
