@@ -288,6 +288,8 @@ class Core:
 
     def _bus_error(self, code: int) -> None:
         """Stage 2 led to a physical address without memory: the bus answers with an external abort."""
+        if self._count is not None:
+            self._count.charge_exception()
         if code == private.UC_ERR_FETCH_UNMAPPED:
             self.inject_instruction_abort(self.registers.pc)
         elif code in (private.UC_ERR_READ_UNMAPPED, private.UC_ERR_WRITE_UNMAPPED):
