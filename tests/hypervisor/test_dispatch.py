@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from tests.hypervisor.root_rig import RootRig
 
 from gunyah.abi.errors import Error
 from gunyah.abi.hypercalls import BY_NAME, HYPERCALLS, Status
 from gunyah.hypervisor.errors import HypervisorError
 from gunyah.hypervisor.hypercall import Dispatcher
 from gunyah.hypervisor.instruments import Instrument
-from tests.hypervisor.root_rig import RootRig
 
 U64 = (1 << 64) - 1
 MARKS = [0x1111_0000_0000_0000 + number for number in range(31)]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.hypervisor.root_rig import RootRig
+from tests.hypervisor.yard import Yard, call
 
 from gunyah.abi.errors import Error
 from gunyah.guest.cpu import Cpu
 from gunyah.guest.gic import Gic
-from tests.hypervisor.root_rig import RootRig
-from tests.hypervisor.yard import Yard, call
 
 U64 = (1 << 64) - 1
 VIRQ = 40

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from tests.hypervisor.root_rig import RootRig
+from tests.hypervisor.yard import Yard, sleep_for_ever
 
 from gunyah.abi.errors import Error
 from gunyah.abi.objects import ObjectState, ObjectType
 from gunyah.hypervisor.objects import KernelObject
-from tests.hypervisor.root_rig import RootRig
-from tests.hypervisor.yard import Yard, sleep_for_ever
 
 KINDS = ["cspace", "addrspace", "memextent", "thread", "doorbell", "msgqueue", "vic", "vpm_group", "virtio_mmio"]
 READY_AS_MADE = ["doorbell", "vic", "vpm_group"]

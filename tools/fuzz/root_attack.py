@@ -265,7 +265,8 @@ class RootAttack(Attack):
         for hwirq in self.root.hwirqs.values():
             with suppress(HypervisorError):
                 hwirq.unbind()
-        unmap_all(self._devices)
+        for extent in (self._devices, self._extent("uart_me_capid")):
+            unmap_all(extent)
         for obj in list(hv.objects()):
             if obj.type is ObjectType.CSPACE and obj not in (self.root.cspace, self.bystander.space):
                 # A space may hold a capability to itself, or two to each other: nobody else could open such a knot.
