@@ -368,8 +368,8 @@ class TestCallers:
             cpu.wfi()
 
         def middle(cpu: Cpu, x0: int) -> None:
-            for _ in range(2):
-                states.append(("middle", call(cpu, "vcpu_run", to_inner, 0, 0, 0).results))
+            states.append(("middle", call(cpu, "vcpu_run", to_inner, 0, 0, 0).results))
+            states.append(("middle", call(cpu, "vcpu_run", to_inner, 0, 0, 0).results))
 
         def outer(cpu: Cpu, x0: int) -> None:
             while True:
