@@ -184,8 +184,8 @@ class GdbServer:
     def _gone(self) -> None:
         self._connection = None
 
-    def close(self) -> None:
-        """Stop listening. A gdb is told that the machine has stopped, and gets a moment to take its leave."""
+    def close(self, linger: float = LINGER_SECONDS) -> None:
+        """Stop listening. A gdb is told that the machine has stopped, and gets ``linger`` seconds to take its leave."""
         if self._socket.fileno() < 0:
             return
         self._loop.remove_reader(self._socket.fileno())
@@ -195,7 +195,7 @@ class GdbServer:
             return
         connection.session.close()
         if self._hv.stopped is not None:
-            until = time.monotonic() + LINGER_SECONDS
+            until = time.monotonic() + linger
             while connection.alive and time.monotonic() < until:
                 self._loop.poll(0.05)
         connection.close()

@@ -132,6 +132,8 @@ class Session:
         answer = self._answer(content)
         if answer is not _NO_ANSWER:
             self._send(frame(answer))
+        if self._non_stop:
+            self._report()
 
     def _answer(self, content: bytes) -> Answer:
         for name, method in self._named:
@@ -372,7 +374,7 @@ class Session:
     def _halt(self, vcpu: Vcpu) -> None:
         if not self.target.held(vcpu):
             self.target.hold([vcpu])
-            self._stop(Stop(thread_of(vcpu), Why.ASKED))
+            self._stops.append(Stop(thread_of(vcpu), Why.ASKED))
 
     def _control_c(self, text: bytes) -> Answer:
         self.interrupt()
@@ -387,14 +389,12 @@ class Session:
         except NotThere:
             return
         if self._non_stop:
-            self._halt_all()
+            for each in self._matching(Thread(vcpu.vmid, ALL)):
+                self._halt(each)
+            self._report()
             return
         self.target.hold(self.target.vm(vcpu.vmid))
         self._stop(Stop(thread_of(vcpu), Why.INTERRUPT))
-
-    def _halt_all(self) -> None:
-        for vcpu in self._matching(Thread(self._current.pid, ALL)):
-            self._halt(vcpu)
 
     def _attach(self, text: bytes) -> Answer:
         vmid = number(text)
@@ -404,8 +404,7 @@ class Session:
         self.target.hold(vcpus)
         self._current = thread_of(vcpus[0])
         if self._non_stop:
-            for vcpu in vcpus:
-                self._stop(Stop(thread_of(vcpu), Why.ASKED))
+            self._stops += [Stop(thread_of(vcpu), Why.ASKED) for vcpu in vcpus]
             return _OK
         return self._stop_reply(Stop(self._current, Why.ASKED))
 
