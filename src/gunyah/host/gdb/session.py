@@ -356,6 +356,9 @@ class Session:
         }
         if self._hv.stopped is not None:
             raise NotThere("the machine has stopped")
+        # gdb takes these for running already.
+        named = {thread_of(vcpu) for vcpu, _ in chosen.values()}
+        self._later = deque(stop for stop in self._later if stop.thread not in named)
         for serial, (vcpu, what) in chosen.items():
             if what == b"t":
                 self._halt(vcpu)
