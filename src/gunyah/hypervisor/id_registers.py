@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gunyah.hypervisor.vcpu import Vcpu
     from gunyah.machine.engine.decode import SysregAccess
 
-__all__ = ["ID_REGISTERS", "midr", "trapped"]
+__all__ = ["CLIDR", "ID_REGISTERS", "PMCR", "RANDOM", "SVE", "midr", "trapped"]
 
 # ID_AA64PFR0_EL1: CSV3 1, CSV2 1, GIC 1 (system registers), EL1 AArch64 only, EL0 both.
 _PFR0 = 1 << 60 | 1 << 56 | 1 << 24 | 1 << 4 | 2
@@ -62,6 +62,15 @@ ID_REGISTERS: Final[Mapping[str, int]] = MappingProxyType(
     }
 )
 """Registers that do not read 0."""
+
+CLIDR: Final = 0x0200_0023
+"""Separate first level, unified second, coherent at the second; nothing to clean for unification."""
+PMCR: Final = 0x4101_3000
+"""PMCR_EL0 after a reset: Arm, 6 counters."""
+RANDOM: Final = frozenset({SYSTEM_REGISTERS["RNDR"], SYSTEM_REGISTERS["RNDRRS"]})
+"""Registers that answer with a random number: the reference's CPU has FEAT_RNG, whatever ID_AA64ISAR0_EL1 tells."""
+SVE: Final = frozenset({SYSTEM_REGISTERS["ZCR_EL1"]})
+"""Registers whose access EL1 takes as a trapped SVE instruction (EC 0x19), as on the reference's CPU."""
 
 _VALUES: Final = {SYSTEM_REGISTERS[name]: value for name, value in ID_REGISTERS.items()}
 _ACTLR: Final = SYSTEM_REGISTERS["ACTLR_EL1"]

@@ -27,6 +27,7 @@ from gunyah.machine.engine.decode import (
     fault_kind,
     store_value,
 )
+from gunyah.machine.engine.registers import EC, ESR_IL, NAMES
 from gunyah.machine.engine.walk import Walker
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ __all__ = ["NativeCpu", "NativeDebugger"]
 
 _WFI = int(Block.WFI)
 _ISS_RT = 31 << 5
+_NZCV = 0xF000_0000
 
 
 class NativeDebugger(Protocol):
@@ -79,6 +81,11 @@ class NativeCpu:
         exits.timer = self._timer
         for name, encoding in ICC_REGISTERS.items():
             self._define_icc(name, Encoding(*encoding))
+        for register in id_registers.RANDOM:
+            self.core.trap_sysreg(NAMES[register], user=True)
+        for register in id_registers.SVE:
+            self.core.trap_sysreg(NAMES[register])
+        self.core.set_constant("CLIDR_EL1", id_registers.CLIDR)
 
     # -- world switch --------------------------------------------------------------------------------------------------
 
@@ -255,13 +262,29 @@ class NativeCpu:
         if value == -1:
             value = self._traps[register] = id_registers.trapped(SysregAccess.from_iss(register))
         if value is None:
-            self.core.inject_undefined()
+            self._unusual(iss)
             return True
         rt = iss >> 5 & 31
         if iss & 1 and rt != 31:
             self.core.x[rt] = value
         self.core.registers.pc += 4
         return True
+
+    def _unusual(self, iss: int) -> None:
+        """A trapped register that has no value: a random number, an SVE register, or nothing at all."""
+        access, registers = SysregAccess.from_iss(iss), self.core.registers
+        if access.register in id_registers.RANDOM and access.is_read:
+            rt = iss >> 5 & 31
+            number = self._hv.random.getrandbits(64)
+            if rt != 31:
+                self.core.x[rt] = number
+            # NZCV 0: a number was there.
+            registers.pstate &= ~_NZCV
+            registers.pc += 4
+        elif access.register in id_registers.SVE:
+            self.core.inject(EC.SVE << 26 | ESR_IL)
+        else:
+            self.core.inject_undefined()
 
     def _other(self, esr: int) -> bool:
         self.core.inject_undefined()

@@ -66,6 +66,7 @@ class NativeExecutor:
         registers.sp_el1 = vcpu.sp_el1
         for timer in ("CNTV_CTL_EL0", "CNTP_CTL_EL0"):
             registers.write(timer, 0)
+        registers.write("PMCR_EL0", id_registers.PMCR)
         registers.write("VPIDR_EL2", id_registers.midr(vcpu))
         registers.write("VMPIDR_EL2", mpidr_of(vcpu))
         registers.write("VTTBR_EL2", self._addrspace.vttbr)

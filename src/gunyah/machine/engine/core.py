@@ -503,6 +503,17 @@ class Core:
         """
         self._intercepts.define(SYSTEM_REGISTERS[register] if isinstance(register, str) else register, read, write)
 
+    def trap_sysreg(self, register: str, *, user: bool = False) -> None:
+        """Bring accesses to a register that the engine lacks to `exits.sysreg`; those of EL0 too with ``user``.
+
+        Has to happen before guest code that uses it has run.
+        """
+        self._intercepts.trap(SYSTEM_REGISTERS[register], user=user)
+
+    def set_constant(self, register: str, value: int) -> None:
+        """Let a register that never changes read ``value``, before guest code that reads it has run."""
+        self._intercepts.constant(register, value)
+
     def description(self, register: Encoding) -> int:
         """Host address of the library's description of a register, 0 if it has none."""
         return private.find_register(

@@ -73,6 +73,10 @@ _COUNTER_AT: Final = 11
 _BLOCK_AT: Final = 24
 
 
+_TRAP_TO_EL2: Final = bytes.fromhex("b803000000c3")
+"""mov eax, CP_ACCESS_TRAP_EL2; ret"""
+
+
 class Intercepts:
     """The system registers of one core that are not the engine's own."""
 
@@ -132,6 +136,18 @@ class Intercepts:
                 access=access,
             )
         )
+
+    def trap(self, register: Encoding, *, user: bool) -> None:
+        """Let every access to a register that the engine lacks trap to EL2, those of EL0 too with ``user``."""
+        read, write = self._reader(_zero), self._writer(_nothing)
+        access = private.ACCESS_EL1 | (private.ACCESS_EL0_READ if user else 0)
+        check = self._core.code.place(_TRAP_TO_EL2)
+        library, state = self._core.library, self._core.cpu_state
+        self._keep.append(private.new_register(library, state, register, read, write, access=access, check=check))
+
+    def constant(self, register: str, value: int) -> None:
+        """Change what a register that always reads the same reads."""
+        private.u64_at(self._info(SYSTEM_REGISTERS[register]) + private.REGINFO_RESETVALUE).value = value
 
     def patch(
         self, register: str, read: Callable[[], int] | None = None, write: Callable[[int], object] | None = None

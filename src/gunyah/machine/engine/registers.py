@@ -103,6 +103,7 @@ SYSTEM_REGISTERS: Final[dict[str, Encoding]] = {
         "DAIF": (3, 3, 4, 2, 1),
         "FPCR": (3, 3, 4, 4, 0),
         "FPSR": (3, 3, 4, 4, 1),
+        "PMCR_EL0": (3, 3, 9, 12, 0),
         "TPIDR_EL0": (3, 3, 13, 0, 2),
         "TPIDRRO_EL0": (3, 3, 13, 0, 3),
         "MDSCR_EL1": (2, 0, 0, 2, 2),
@@ -116,6 +117,10 @@ SYSTEM_REGISTERS: Final[dict[str, Encoding]] = {
         "CNTV_TVAL_EL0": (3, 3, 14, 3, 0),
         "CNTV_CTL_EL0": (3, 3, 14, 3, 1),
         "CNTV_CVAL_EL0": (3, 3, 14, 3, 2),
+        # Not in the engine: whoever wants them has them trapped
+        "RNDR": (3, 3, 2, 4, 0),
+        "RNDRRS": (3, 3, 2, 4, 1),
+        "ZCR_EL1": (3, 0, 1, 2, 0),
         # GICv3 CPU interface: not in the engine, defined by whoever models the interrupt controller
         "ICC_PMR_EL1": (3, 0, 4, 6, 0),
         "ICC_IAR0_EL1": (3, 0, 12, 8, 0),
@@ -224,6 +229,7 @@ class EC:
     HVC64: Final = 0x16
     SMC64: Final = 0x17
     SYSREG: Final = 0x18
+    SVE: Final = 0x19
     INSTRUCTION_ABORT_LOWER: Final = 0x20
     INSTRUCTION_ABORT_SAME: Final = 0x21
     PC_ALIGNMENT: Final = 0x22

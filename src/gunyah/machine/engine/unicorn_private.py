@@ -64,6 +64,7 @@ TYPE_LAST: Final = _TYPE_NO_RAW
 
 ACCESS_EL1_READ: Final = 0xA8
 ACCESS_EL1_WRITE: Final = 0x54
+ACCESS_EL0_READ: Final = 0x02
 ACCESS_EL1: Final = ACCESS_EL1_READ | ACCESS_EL1_WRITE
 
 
@@ -294,12 +295,21 @@ def find_register(library: Library, cs: int, cp_regs: int, encoding: Encoding) -
 
 
 def new_register(
-    library: Library, cs: int, encoding: Encoding, read: int, write: int, *, access: int, suppress_end: bool = False
+    library: Library,
+    cs: int,
+    encoding: Encoding,
+    read: int,
+    write: int,
+    *,
+    access: int,
+    check: int = 0,
+    suppress_end: bool = False,
 ) -> Any:
     """Define a register the library does not know, or replace one, before code that uses it is translated.
 
-    `read` is the address of `uint64_t read(env, info)`, `write` of `void write(env, info, uint64_t)`. The caller keeps
-    the returned buffer, which holds the name, alive.
+    `read` is the address of `uint64_t read(env, info)`, `write` of `void write(env, info, uint64_t)`, `check`
+    of `int check(env, info, is_read)`, which says whether an access is trapped. The caller keeps the returned buffer,
+    which holds the name, alive.
     """
     name = ctypes.create_string_buffer(str(encoding).encode())
     info = ctypes.create_string_buffer(_REGINFO_SIZE)
@@ -307,7 +317,7 @@ def new_register(
     struct.pack_into("<Q6B", info, 0, ctypes.addressof(name), 0x13, encoding.crn, encoding.crm, encoding.op0,
                      encoding.op1, encoding.op2)  # fmt: skip
     struct.pack_into("<IIII", info, 0x10, _STATE_AA64, kind, access, 0)
-    struct.pack_into("<QQ", info, REGINFO_READFN, read, write)
+    struct.pack_into("<QQQ", info, REGINFO_ACCESSFN, check, read, write)
     library.define_register(cs, ctypes.addressof(info), None)
     return name, info
 
