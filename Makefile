@@ -1,5 +1,5 @@
 # One entry point for people and CI. Needs Python 3.11+ with pip, make and git; everything else goes into .venv in this clone.
-#   make demo | test | bench | lint | docs        (PYTHON=python3.12 picks an interpreter, PYTEST_ARGS adds to make test)
+#   make demo | test | bench | soak | lint | docs        (PYTHON=python3.12 picks an interpreter, PYTEST_ARGS adds to make test)
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,12 +8,13 @@ RUN := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
 PYTEST_ARGS ?=
 MINUTES ?= 1
+BOOTS ?= 20
 FUZZ_ARGS ?=
 # uv installs faster where it is at hand; pip does everywhere.
 PIP_INSTALL := $(if $(shell command -v uv 2>/dev/null),uv pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench fuzz lint docs clean
+.PHONY: help demo test bench soak fuzz lint docs clean
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST))
@@ -41,6 +42,10 @@ test: $(DEV) ## Run all tests.
 
 bench: $(DEV) ## Measure; prints a table and writes bench/results.json.
 	@$(BIN)/python -m bench
+
+soak: MINUTES = 5
+soak: $(DEV) ## BOOTS=20 boots of Debian's kernel in a row, then 4 vCPUs under load for MINUTES=5 minutes of guest time.
+	@$(BIN)/python -m tools.soak --boots $(BOOTS) --minutes $(MINUTES)
 
 fuzz: $(DEV) ## Hostile VMs against the hypervisor for MINUTES=1 minutes; failing runs are shrunk and kept in fuzz-corpus/.
 	@$(BIN)/python -m tools.fuzz --minutes $(MINUTES) $(FUZZ_ARGS)
