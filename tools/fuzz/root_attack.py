@@ -182,7 +182,7 @@ class RootAttack(Attack):
         for at, capability in enumerate(self.root.cspace.capabilities_held):
             if capability.id in self._baseline or (at + record[0]) % 3:
                 continue
-            if capability.object.type is ObjectType.THREAD:
+            if capability.object.type is ObjectType.THREAD and capability.object is not self.root.vcpu:
                 self._mind.calls += 1
                 self._call(cpu, "vcpu_kill", capability.id)
             self._mind.calls += 1
