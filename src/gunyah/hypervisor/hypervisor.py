@@ -120,8 +120,9 @@ class Hypervisor:
                 return False
             upcoming = timers.next()
             if upcoming is not None and upcoming <= now:
+                # What that changed may be what ``until`` waits for.
                 timers.expire(now)
-                upcoming = timers.next()
+                continue
             limit = min(upcoming if upcoming is not None else _FOREVER, deadline if deadline is not None else _FOREVER)
             if scheduler.step(limit):
                 if self.host is not None and now >= self._next_host_poll:
