@@ -1,6 +1,6 @@
 """Faults that a test can make RM have: refused, dropped, delayed or duplicated answers, memory that runs out.
 
-    with system.rm.faults.deny("VM_START", RmError.BUSY):
+    with system.rm.faults.deny("VM_START", code=RmError.BUSY):
         ...
     with system.rm.faults.nomem(map=3):
         ...

@@ -108,6 +108,11 @@ class Link:
         self.room = False
         self.outbox.pump()
 
+    def forget(self) -> None:
+        """Lose what is half received and half sent, as an RM that restarts in the middle of a message does."""
+        self.outbox.reset()
+        self.assembler.reset()
+
     def close(self) -> None:
         """Give the buffers back."""
         self.dead = self.dead or f"the link of VM {self.vm.vmid} is closed"
