@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from gunyah.abi.layout import Payload
+from gunyah.abi.profile import PROFILES
 from gunyah.abi.rm import NotificationId, VmExited, VmStatus, message_name
 from gunyah.abi.types import VMID_HLOS
 from gunyah.linux.rm_client import RmClient
@@ -53,7 +54,14 @@ def manager_of(primary: LinuxPrimary, system: System) -> VmManager:
         sentences = system.rm.explain(VMID_HLOS)
         return sentences[-1] if sentences else ""
 
-    return VmManager(primary.kernel, uart=PL011, explain=explain)
+    def on_vmid(vmid: int, settings: VmSettings | None) -> None:
+        # Which generation the hypervisor is for a VM is the machine's description, not a guest's wish.
+        if settings is None:
+            system.hypervisor.profiles.pop(vmid, None)
+        else:
+            system.hypervisor.profiles[vmid] = PROFILES[settings.profile]
+
+    return VmManager(primary.kernel, uart=PL011, explain=explain, on_vmid=on_vmid)
 
 
 class PrimaryRm(RmClient):

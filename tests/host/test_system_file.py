@@ -36,22 +36,38 @@ def test_every_key_is_read(write, tmp_path: Path) -> None:
     system = read_system_file(
         write(
             'seed = 7\nclock = "virtual"\nmemory = "2G"\ncores = 4\n'
-            '[primary]\nkind = "native"\nimage = "guest.bin"\nmemory = "512M"\nvcpus = 2\ncmdline = "quiet"\n'
+            '[primary]\nprofile = "v4"\nmemory = "512M"\n'
             '[vm.one]\nimage = "guest.bin"\nmemory = 0x1000000\nprofile = "v4"\npeers = ["two"]\nstart = false\n'
             '[vm.two]\nimage = "guest.bin"\n'
         )
     )
     assert (system.seed, system.clock, system.memory, system.cores) == (7, "virtual", 2 << 30, 4)
-    assert (system.primary.image, system.primary.memory) == (tmp_path / "guest.bin", 512 << 20)
+    assert (system.primary.profile, system.primary.memory) == ("v4", 512 << 20)
     one, two = system.vms
     assert (one.name, one.memory, one.profile, one.peers, one.start) == ("one", 16 << 20, "v4", ("two",), False)
+    assert one.image == tmp_path / "guest.bin"
     assert (two.memory, two.start) == (256 << 20, True)
+    assert (two.console, two.restart, two.share) == ("uart", "reset", False)
+
+
+def test_a_native_primary_vm_and_everything_a_secondary_vm_can_have_are_read(write) -> None:
+    native = read_system_file(write('[primary]\nkind = "native"\nimage = "guest.bin"\nvcpus = 2\ncmdline = "quiet"\n'))
+    assert (native.primary.vcpus, native.primary.cmdline) == (2, "quiet")
+    system = read_system_file(
+        write(
+            'until = "vms"\n[vm.a]\nimage = "guest.bin"\nconsole = "rm"\naffinity = "static"\nshare = true\n'
+            'restart = "always"\nshared = {7 = "16K"}\ndoorbells = [3]\ndoorbell_sources = [4]\nqueues = [5]\n'
+        )
+    )
+    (vm,) = system.vms
+    assert (vm.console, vm.affinity, vm.share, vm.restart) == ("rm", "static", True, "always")
+    assert (vm.shared, vm.doorbells, vm.doorbell_sources, vm.queues) == ({"7": 0x4000}, (3,), (4,), (5,))
 
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("color = 1", "system.toml: color: is not a known key; known are seed, clock, memory, cores, primary, vm"),
+        ("color = 1", "system.toml: color: is not a known key; known are seed, clock, memory, cores, until, primary"),
         ('clock = "sun"', "system.toml: clock: 'sun' is not one of 'real', 'virtual'"),
         ("seed = -1", "system.toml: seed: -1 is not in 0.."),
         ('memory = "12Q"', "system.toml: memory: '12Q' is not a size such as 256M"),
@@ -70,6 +86,21 @@ def test_every_key_is_read(write, tmp_path: Path) -> None:
         ('[vm.a]\nimage = "guest.bin"\npeers = ["b"]', "vm.a: peers: 'b' is not another VM of this file"),
         ('[vm.a]\nimage = "guest.bin"\npeers = "b"', "vm.a: peers: 'b' is not a list of names"),
         ('[vm.a]\nimage = "guest.bin"\nstart = 1', "vm.a: start: 1 is not true or false"),
+        ('[vm.a]\nimage = "guest.bin"\naffinity = "static"', "vm.a: affinity: a UART is emulated by the primary VM"),
+        ('[vm.a]\nimage = "guest.bin"\ndoorbells = [1]', "vm.a: doorbells: label 1 is the interrupt of the VM's UART"),
+        ('[vm.a]\nimage = "guest.bin"\nqueues = [0]', "vm.a: queues: [0] is not a list of labels"),
+        ('[vm.a]\nimage = "guest.bin"\nqueues = [2, 2]', "vm.a: queues: [2, 2] names a label twice"),
+        ('[vm.a]\nimage = "guest.bin"\nshared = {1 = 5}', "vm.a: shared: 1 = 5 is not a multiple of 4K"),
+        ('[vm.a]\nimage = "guest.bin"\nshared = {x = 5}', "vm.a: shared: 'x' is not a label"),
+        ('until = "vms"', "system.toml: until: 'vms' waits for VMs that end, and none is started"),
+        (
+            'memory = "4G"\n[vm.a]\nimage = "guest.bin"\nmemory = "1G"',
+            "system.toml: memory: the VMs want 1280M together, the board has 1024M",
+        ),
+        (
+            '[primary]\nkind = "native"\nimage = "guest.bin"\n[vm.a]\nimage = "guest.bin"',
+            "vm: a: is for a Python primary VM",
+        ),
         ('memory = "64M"\n[vm.a]\nimage = "guest.bin"', "system.toml: memory: the VMs want 512M together"),
     ],
 )

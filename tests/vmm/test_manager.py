@@ -247,8 +247,8 @@ def test_a_failure_at_any_step_of_a_start_leaves_nothing(system: gunyah.System, 
 def test_settings_that_contradict_themselves_are_refused_in_one_sentence() -> None:
     with pytest.raises(LoadError, match='affinity "proxy", not'):
         demo(affinity="static")
-    with pytest.raises(LoadError, match="multiple of 2 MiB"):
-        demo(memory=3 * MIB)
+    with pytest.raises(LoadError, match="no whole number of pages"):
+        demo(memory=3 * MIB + 1)
     with pytest.raises(LoadError, match="console 'tv'"):
         demo(console="tv")
 

@@ -27,9 +27,23 @@ COMMANDS: Final[dict[str, str]] = {
     "sysfs": "read the primary VM's /sys",
     "ps": "list the VMs of a running system",
     "console": "connect this terminal to a console of a running system",
+    "start": "start a secondary VM of a running system",
+    "stop": "stop a secondary VM",
+    "reset": "take a secondary VM's objects and memory back; it can be started again",
+    "restart": "reset a secondary VM and start it again",
+    "pause": "take a secondary VM's vCPUs off their cores",
+    "resume": "let a paused VM go on",
+    "top": "watch VMs, vCPU time, exits, queues and memory of a running system, live",
+    "rm": "call the Resource Manager of a running system: rm call NAME key=value ...",
+    "explain": "say what an error code, exit type or state means, and what a running system kept about it",
     "ledger": "list who owns what in a running system",
     "trace": "watch the hypercalls, messages and interrupts of a running system",
 }
+_MODULES: Final = {
+    **dict.fromkeys(("start", "stop", "reset", "restart", "pause", "resume"), "lifecycle"),
+    "rm": "rm_call",
+}
+"""Commands whose module has another name."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -42,7 +56,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def _module(command: str) -> ModuleType:
-    return import_module(f"gunyah.cli.{command}")
+    return import_module(f"gunyah.cli.{_MODULES.get(command, command)}")
 
 
 def _parser(chosen: str | None) -> Parser:

@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
         ("VMID", "NAME", "STATE", "VCPUS", "CONSOLES"),
         [
             (
-                vm["vmid"],
+                vm["vmid"] if vm["vmid"] is not None else "",
                 vm["name"],
                 vm["state"],
                 ", ".join(f"{vcpu['name']} {vcpu['state']}" for vcpu in vm["vcpus"]),

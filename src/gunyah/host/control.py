@@ -79,6 +79,15 @@ class Request:
             raise HostError(f"{name} has to be an integer, not {json.dumps(value)}")
         return value
 
+    def table(self, name: str) -> dict[str, str]:
+        """An object of strings; empty when it is missing. Raises HostError when it is something else."""
+        value = self._arguments.get(name)
+        if value is None:
+            return {}
+        if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
+            raise HostError(f"{name} has to be an object of strings, not {json.dumps(value)}")
+        return value
+
     def has(self, name: str) -> bool:
         """True if the argument was given (null is not)."""
         return self._arguments.get(name) is not None

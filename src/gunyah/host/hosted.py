@@ -7,22 +7,24 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, Self
 
 from gunyah.abi.types import VMID_HLOS
 from gunyah.host.control import ControlServer
 from gunyah.host.errors import HostError
+from gunyah.host.interrupted import run_until_interrupted
 from gunyah.host.loop import HostLoop
 from gunyah.host.rundir import RunDirectory
-from gunyah.host.service import SystemService
+from gunyah.host.service import Console, SystemService
+from gunyah.host.system_file import SystemFile
 from gunyah.host.trace import Trace
 from gunyah.host.trace_words import vm_name
 from gunyah.host.tty_bridge import TtyBridge, TtyBridges
+from gunyah.host.vms import HostedVms
 from gunyah.linux.kernel import Kernel
 from gunyah.linux.kobject import SysFs
 from gunyah.system import System, SystemFailure
@@ -36,8 +38,9 @@ PORTS_SECONDS = 10.0
 class HostedSystem:
     """A Python primary VM with all the host's surfaces; a context manager.
 
-    ``name`` and ``base`` are those of the run directory. ``traces`` watch from the first instruction and are closed at
-    the end. Further keywords go to ``System``. Raises HostError with one sentence for what the machine lacks.
+    ``name`` and ``base`` are those of the run directory. ``description`` names secondary VMs, which are made and not
+    started, and ``say`` gets a line for each of their ends. ``traces`` watch from the first instruction and are closed
+    at the end. Further keywords go to ``System``. Raises HostError with one sentence for what the machine lacks.
     """
 
     def __init__(
@@ -46,6 +49,8 @@ class HostedSystem:
         name: str | None = None,
         base: Path | None = None,
         traces: Sequence[Trace] = (),
+        description: SystemFile | None = None,
+        say: Callable[[str], object] = lambda line: None,
         **system: Any,
     ) -> None:
         self._stack = ExitStack()
@@ -61,7 +66,13 @@ class HostedSystem:
                 self.loop, self.directory, self.kernel, self.post, vmid=VMID_HLOS, vm=vm_name(VMID_HLOS)
             )
             self._stack.callback(self.bridges.close)
-            service = SystemService(self.loop, self.system.hypervisor, self._sysfs, lambda: self.consoles)
+            self.vms: HostedVms | None = None
+            if description is not None and description.vms:
+                self.vms = HostedVms(self, description, say)
+                self._stack.callback(self.vms.close)
+            service = SystemService(
+                self.loop, self.system, self._sysfs, lambda: self.all_consoles, kernel=self.kernel, vms=self.vms
+            )
             self.control = ControlServer(self.loop, self.directory.control_socket, service.commands)
             self._stack.callback(self.control.close)
         except SystemFailure as error:
@@ -81,8 +92,13 @@ class HostedSystem:
 
     @property
     def consoles(self) -> list[TtyBridge]:
-        """The terminals that users can open."""
+        """The terminals of the primary VM."""
         return self.bridges.bridges
+
+    @property
+    def all_consoles(self) -> list[Console]:
+        """The terminals of all VMs."""
+        return [*self.bridges.bridges, *(self.vms.consoles if self.vms is not None else ())]
 
     def post(self, function: Callable[[], object]) -> None:
         """Run ``function`` inside the primary VM, which is woken for it."""
@@ -103,24 +119,7 @@ class HostedSystem:
 
     def run_until_interrupted(self, every: Callable[[], object] | None = None, seconds: float = 0.25) -> None:
         """Run until Ctrl-C (or SIGTERM) or until the machine stops; ``every`` is called again and again meanwhile."""
-        asked: list[int] = []
-
-        def ask(number: int, frame: FrameType | None) -> None:
-            asked.append(number)
-            self.loop.post(lambda: None)
-
-        def again() -> None:
-            if every is not None:
-                every()
-                self.loop.call_later(seconds, again)
-
-        saved = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            again()
-            self.system.run(until=lambda: bool(asked))
-        finally:
-            for number, handler in saved.items():
-                signal.signal(number, handler)
+        run_until_interrupted(self.system, self.loop, every, seconds)
 
     def close(self) -> None:
         """Hang up the terminals, power off, finish the traces, remove the run directory."""

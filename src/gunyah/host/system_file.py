@@ -1,24 +1,13 @@
 """SYSTEM.toml: the description of a whole system, checked, one sentence per mistake.
 
-    seed = 1                       # same seed, same clock: same run
-    clock = "real"                 # or "virtual"
-    memory = "1G"                  # of the machine
-    cores = 2
-
     [primary]
-    kind = "python"                # or "native", with the keys of a VM below
-    profile = "2023"
+    memory = "128M"
 
-    [vm.worker]                    # any number of secondary VMs
-    image = "worker.bin"           # arm64 Image, ELF or flat binary; paths are relative to this file
-    initrd = "root.cpio"
-    dtb = "worker.dtb"             # generated when absent
-    cmdline = "console=ttyAMA0"
-    memory = "64M"
-    vcpus = 1
-    profile = "2023"
-    peers = ["other"]
-    start = true                   # at boot
+    [vm.worker]
+    image = "Image"                # paths are relative to this file
+    memory = "192M"
+
+docs/systems.md has every key.
 """
 
 from __future__ import annotations
@@ -33,12 +22,17 @@ from gunyah.abi.profile import PROFILES
 from gunyah.host.errors import HostError, reason
 from gunyah.host.lint import Finding
 from gunyah.host.sizes import parse_size
+from gunyah.machine import board
+from gunyah.vmm.board_tree import UART_SPI
 
 __all__ = ["SystemFile", "VmDescription", "check_system_file", "read_system_file"]
 
 MAX_VCPUS: Final = 8
 MIN_MEMORY: Final = 1 << 20
+VM_MEMORY_MAX: Final = board.HLOS.size
+"""Bytes of the primary VM, which lends its secondary VMs what they have."""
 PAGE: Final = 4096
+_LABEL_MAX: Final = (1 << 31) - 1
 NAME_LIMIT: Final = 79
 """Bytes of a VM name (rm-behaviour.md 1.2)."""
 
@@ -58,6 +52,16 @@ class VmDescription:
     profile: str = "2023"
     peers: tuple[str, ...] = ()
     start: bool = True
+    console: str = "uart"
+    affinity: str = ""
+    share: bool = False
+    restart: str = "reset"
+    shared: Mapping[str, int] = field(default_factory=dict)
+    """Shared memory: label to bytes."""
+    doorbells: tuple[int, ...] = ()
+    doorbell_sources: tuple[int, ...] = ()
+    queues: tuple[int, ...] = ()
+    """Labels of message-queue pairs to the owner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,7 @@ class SystemFile:
     clock: str = "real"
     memory: int = 1 << 30
     cores: int = 1
+    until: str = "interrupted"
     primary: VmDescription = field(default_factory=lambda: VmDescription("primary", kind="python"))
     vms: tuple[VmDescription, ...] = ()
 
@@ -121,12 +126,38 @@ def _strings(value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _labels(value: Any) -> tuple[int, ...]:
+    numbers = value if isinstance(value, list) else None
+    if numbers is None or not all(type(item) is int and 0 < item <= _LABEL_MAX for item in numbers):
+        raise _Wrong(f"{value!r} is not a list of labels, integers in 1..{_LABEL_MAX:#x}")
+    if len(set(numbers)) < len(numbers):
+        raise _Wrong(f"{value!r} names a label twice")
+    return tuple(numbers)
+
+
+def _shared(value: Any) -> dict[str, int]:
+    if not isinstance(value, dict):
+        raise _Wrong(f"{value!r} is not a table of label = size")
+    found: dict[str, int] = {}
+    for label, size in value.items():
+        if not label.isascii() or not label.isdigit() or not 0 < int(label) <= _LABEL_MAX:
+            raise _Wrong(f"{label!r} is not a label, an integer in 1..{_LABEL_MAX:#x}")
+        try:
+            found[label] = parse_size(size) if isinstance(size, str) else _between(1, 1 << 30)(size)
+        except HostError as error:
+            raise _Wrong(str(error)) from error
+        if not found[label] or found[label] % PAGE:
+            raise _Wrong(f"{label} = {size!r} is not a multiple of 4K")
+    return found
+
+
 _TEXT: Final = _typed(str, "a string")
 _SYSTEM_KEYS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "seed": _between(0, (1 << 64) - 1),
     "clock": _one_of("real", "virtual"),
     "memory": _memory,
     "cores": _between(1, MAX_VCPUS),
+    "until": _one_of("interrupted", "vms"),
 }
 _VM_KEYS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "image": _TEXT,
@@ -138,10 +169,19 @@ _VM_KEYS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "profile": _one_of(*PROFILES),
     "peers": _strings,
     "start": _typed(bool, "true or false"),
+    "console": _one_of("uart", "rm", "none"),
+    "affinity": _one_of("static", "sticky", "pinned", "proxy"),
+    "share": _typed(bool, "true or false"),
+    "restart": _one_of("never", "reset", "always"),
+    "shared": _shared,
+    "doorbells": _labels,
+    "doorbell_sources": _labels,
+    "queues": _labels,
 }
+_SECONDARY_ONLY: Final = frozenset(_VM_KEYS) - {"image", "initrd", "dtb", "cmdline", "memory", "vcpus", "profile"}
 _PRIMARY_KEYS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "kind": _one_of("python", "native"),
-    **{key: check for key, check in _VM_KEYS.items() if key not in ("peers", "start")},
+    **{key: check for key, check in _VM_KEYS.items() if key not in _SECONDARY_ONLY},
 }
 _FILES: Final = ("image", "initrd", "dtb")
 
@@ -202,6 +242,12 @@ class _Reader:
         total = primary.memory + sum(vm.memory for vm in vms)
         if total > system.memory:
             self.wrong("", "memory", f"the VMs want {total >> 20}M together, the machine has {system.memory >> 20}M")
+        elif total > VM_MEMORY_MAX:
+            self.wrong("", "memory", f"the VMs want {total >> 20}M together, the board has {VM_MEMORY_MAX >> 20}M")
+        if primary.kind == "native" and vms:
+            self.wrong("vm", vms[0].name, 'is for a Python primary VM; a native one (kind = "native") starts its own')
+        if system.until == "vms" and not any(vm.start for vm in vms):
+            self.wrong("", "until", "'vms' waits for VMs that end, and none is started")
         return system
 
     def primary(self, primary: VmDescription, values: dict[str, Any]) -> None:
@@ -224,6 +270,10 @@ class _Reader:
             values = self.table(where, table, _VM_KEYS)
             if isinstance(table, dict) and "image" not in table:
                 self.wrong(where, "image", "is missing")
+            if values.get("console", "uart") == "uart" and values.get("affinity", "proxy") != "proxy":
+                sentence = 'a UART is emulated by the primary VM, which must run the vCPUs: "proxy"'
+                self.wrong(where, "affinity", sentence)
+            self.labels(where, values)
             for peer in values.get("peers", ()):
                 if peer == name or peer not in content:
                     self.wrong(where, "peers", f"{peer!r} is not another VM of this file")
@@ -231,10 +281,20 @@ class _Reader:
         return tuple(vms)
 
 
+    def labels(self, where: str, values: dict[str, Any]) -> None:
+        bells = values.get("doorbells", ())
+        if values.get("console", "uart") == "uart" and UART_SPI in bells:
+            self.wrong(where, "doorbells", f"label {UART_SPI} is the interrupt of the VM's UART")
+
+
 def check_system_file(path: Path) -> list[Finding]:
     """Every mistake in the file; raises HostError when it cannot be read as TOML at all."""
     reader = _Reader(path)
-    reader.read()
+    system = reader.read()
+    if not reader.findings:
+        from gunyah.host.vms import check_vms
+
+        reader.findings += check_vms(system)
     return reader.findings
 
 

@@ -1,7 +1,7 @@
 """Runs the system that a SYSTEM.toml describes: what is behind ``gunyah run SYSTEM.toml``.
 
-Exit status as for a kernel: 0 when the machine switches itself off or the user leaves, 3 on a reset, 4 when the time is
-over, 1 for bad input or a fault.
+Exit status as for a kernel: 0 when the machine switches itself off, all VMs have ended (``until = "vms"``) or the user
+leaves, 3 on a reset, 4 when the time is over, 1 for bad input or a fault.
 """
 
 from __future__ import annotations
@@ -12,52 +12,85 @@ from typing import Final
 
 from gunyah.host.errors import HostError
 from gunyah.host.hosted import HostedSystem
+from gunyah.host.native_hosted import NativeHosted
 from gunyah.host.system_file import SystemFile, read_system_file
 from gunyah.host.trace import Trace
+from gunyah.machine import board
+from gunyah.vmm.images import ImageError
+from gunyah.vmm.loader import LoadError
 
-__all__ = ["run_system"]
+__all__ = ["EXIT_TIMEOUT", "run_system"]
 
+EXIT_TIMEOUT: Final = 4
 _STATUS: Final = {"off": 0, "reset": 3, None: 0}
+_ALIGNMENT: Final = 0x20_0000
 
 
 def run_system(path: Path, *, timeout: float | None = None, traces: Sequence[Trace] = ()) -> int:
     """Boot and run until the end; the exit status. Raises HostError with one sentence for what is wrong."""
     description = read_system_file(path)
-    if description.vms:
-        names = ", ".join(vm.name for vm in description.vms)
-        raise HostError(f"{path}: this build starts no secondary VMs from a file, and it names {names}")
-    if description.primary.kind == "native":
-        raise HostError(f"{path}: a native primary VM is started with gunyah run --kernel {description.primary.image}")
-    return _run_python(description, timeout, traces)
+    try:
+        with _hosted(description, traces) as hosted:
+            return _run(hosted, description, timeout)
+    except (LoadError, ImageError) as error:
+        raise HostError(f"{path}: {error}") from error
 
 
-def _run_python(description: SystemFile, timeout: float | None, traces: Sequence[Trace]) -> int:
+def _memory_of(description: SystemFile) -> int:
+    """The primary VM's memory: its own and what it lends."""
+    wanted = description.primary.memory + sum(vm.memory + sum(vm.shared.values()) for vm in description.vms)
+    # Each VM begins at a multiple of 2 MiB.
+    wanted += len(description.vms) * _ALIGNMENT
+    return int(min(-(-wanted // _ALIGNMENT) * _ALIGNMENT, board.HLOS.size))
+
+
+def _hosted(description: SystemFile, traces: Sequence[Trace]) -> HostedSystem | NativeHosted:
     primary = description.primary
-    with HostedSystem(
+    if primary.kind == "native":
+        return NativeHosted(description, traces=traces, say=_say)
+    return HostedSystem(
         traces=traces,
+        description=description,
+        say=_say,
         profile=primary.profile,
         clock=description.clock,
         seed=description.seed,
-        vcpus=primary.vcpus,
-        memory=primary.memory,
-    ) as hosted:
-        hosted.wait_for_terminals(1)
-        print(f"run directory  {hosted.directory.path}")
-        for console in hosted.consoles:
-            print(f"{console.vm}  {console.port}  {console.path}")
-        print("leave with Ctrl-C", flush=True)
-        over: list[bool] = []
+        vcpus=description.cores,
+        memory=_memory_of(description),
+    )
 
-        def end() -> None:
-            over.append(True)
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _run(hosted: HostedSystem | NativeHosted, description: SystemFile, timeout: float | None) -> int:
+    vms = None
+    if isinstance(hosted, HostedSystem):
+        hosted.wait_for_terminals(1)
+        vms = hosted.vms
+        if vms is not None:
+            vms.start_all()
+    _say(f"run directory  {hosted.directory.path}")
+    for console in hosted.all_consoles:
+        _say(f"{console.vm}  {console.port}  {console.path}")
+    _say("leave with Ctrl-C")
+    over: list[bool] = []
+
+    def end() -> None:
+        over.append(True)
+        hosted.system.hypervisor.request_stop()
+
+    def look() -> None:
+        if description.until == "vms" and vms is not None and vms.over:
             hosted.system.hypervisor.request_stop()
 
-        if timeout is not None:
-            hosted.loop.call_later(timeout, end)
-        hosted.run_until_interrupted()
-        if over:
-            return 4
-        status = _STATUS.get(hosted.system.stopped)
-        if status is None:
-            raise HostError(f"the machine stopped: {hosted.system.last_words()}")
-        return status
+    if timeout is not None:
+        hosted.loop.call_later(timeout, end)
+    hosted.run_until_interrupted(look, 0.05)
+    if over:
+        return EXIT_TIMEOUT
+    status = _STATUS.get(hosted.system.stopped)
+    if status is None:
+        raise HostError(f"the machine stopped: {hosted.system.last_words()}")
+    return status

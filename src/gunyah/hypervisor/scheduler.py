@@ -96,6 +96,13 @@ class Scheduler:
         current = queue.current
         return current is not running or vcpu.priority > running.priority
 
+    def hasten(self, vcpu: Vcpu) -> None:
+        """A vCPU is to die: that is EL2's work, and no busier VM of higher priority may keep it waiting."""
+        if vcpu.queued_on >= 0:
+            self.queues[vcpu.queued_on].remove(vcpu)
+            vcpu.queued_on = -1
+        vcpu.priority = PRIORITIES - 1
+
     def preempt(self) -> None:
         """Make the running vCPU come back to the loop before its next instruction."""
         if self.running is not None:

@@ -326,6 +326,7 @@ class Vcpu(KernelObject):
         self.hv.scheduler.end_yield(self)
         if self.blocks & int(Block.PROXY):
             self.wakeup_source.assert_(edge_only=True)
+        self.hv.scheduler.hasten(self)
         self.hv.scheduler.update(self)
         if self.executor is not None:
             self.executor.interrupt()

@@ -117,6 +117,11 @@ class RscMgr:
         """Most bytes of one packet; 0 when there is no queue."""
         return self._msgq.max_message if self._msgq is not None else 0
 
+    @property
+    def calling(self) -> bool:
+        """Somebody waits for a reply."""
+        return bool(self._connections)
+
     def start(self, msgq: GunyahMsgq) -> None:
         """The queue is up: calls are possible."""
         self._msgq = msgq

@@ -57,11 +57,23 @@ class VmError(Exception):
 
 
 class VmManager:
-    """The machines of one kernel. ``explain`` gives RM's sentence for its last refusal, ``uart`` makes serial ports."""
+    """The machines of one kernel.
 
-    def __init__(self, kernel: Kernel, *, uart: UartFactory | None = None, explain: Callable[[], str] = lambda: ""):
+    ``uart`` makes serial ports, ``explain`` gives RM's sentence for its last refusal, ``on_vmid(vmid, settings)`` hears
+    which VMID stands for which VM (None: for none any more).
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        *,
+        uart: UartFactory | None = None,
+        explain: Callable[[], str] = lambda: "",
+        on_vmid: Callable[[int, VmSettings | None], object] = lambda vmid, settings: None,
+    ) -> None:
         self.kernel = kernel
         self.uart = uart
+        self.on_vmid = on_vmid
         self.rm = RmClient(rm_calls_of(lambda: kernel.resource_managers), explain)
         self.vms: dict[int, VirtualMachine] = {}
         self.listeners: list[Callable[[int, Payload | bytes], None]] = []
@@ -77,6 +89,10 @@ class VmManager:
         if not self._own_vmid:
             self._own_vmid = self.rm.vm_get_vmid()
         return self._own_vmid
+
+    def calling(self) -> bool:
+        """Somebody in the VM waits for RM."""
+        return any(manager.calling for manager in self.kernel.resource_managers)
 
     def create(self, settings: VmSettings) -> VirtualMachine:
         """A machine that does not exist for RM yet. Raises LoadError, VmError."""
@@ -168,6 +184,7 @@ class VirtualMachine:
         if fresh:
             self.vmid = rm.vm_allocate()
             self.manager.vms[self.vmid] = self
+            self.manager.on_vmid(self.vmid, self.settings)
             self.status = VmStatus.LOAD
         try:
             with self._refusal_said():
@@ -267,7 +284,8 @@ class VirtualMachine:
             for entry in self.resources:
                 if entry.type == ResourceType.VIRTUAL_CPU:
                     name = f"{self.name}/vcpu{entry.label}"
-                    loop = VcpuLoop(kernel.services, kernel.hypercalls.calls, entry, self.bus, name)
+                    hyp, busy = kernel.hypercalls.calls, self.manager.calling
+                    loop = VcpuLoop(kernel.services, hyp, entry, self.bus, name, busy)
                     self.vcpus.append(loop)
 
     def _disconnect(self) -> None:
@@ -349,6 +367,7 @@ class VirtualMachine:
     def _deallocate(self) -> None:
         self.manager.rm.vm_deallocate(self.vmid)
         del self.manager.vms[self.vmid]
+        self.manager.on_vmid(self.vmid, None)
         self.vmid = 0
         self.status = VmStatus.NONE
 

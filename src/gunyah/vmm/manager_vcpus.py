@@ -6,6 +6,7 @@ an interrupt, or its time slice is over. What the guest waits for arrives as the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from gunyah.abi.errors import Error
@@ -30,9 +31,18 @@ _NO_VIRQ = 0xFFFF_FFFF
 
 
 class VcpuLoop:
-    """One vCPU. ``exits`` counts what stopped it, by VcpuRunState."""
+    """One vCPU. ``exits`` counts what stopped it, by VcpuRunState; while ``busy()``, other VMs go first."""
 
-    def __init__(self, services: Services, hyp: Hypercalls, vcpu: HypResource, bus: MmioBus, name: str) -> None:
+    def __init__(
+        self,
+        services: Services,
+        hyp: Hypercalls,
+        vcpu: HypResource,
+        bus: MmioBus,
+        name: str,
+        busy: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._busy = busy
         self._services = services
         self._hyp = hyp
         self._capability = vcpu.cap_id
@@ -115,5 +125,8 @@ class VcpuLoop:
                 self._sleep()
             elif state in (_RESET, _FAULT):
                 return
+            if self._busy():
+                # A reply is due: without this RM waits until the time slice of a guest that never sleeps is over.
+                self._hyp.scheduler_yield()
             # Other tasks, and whoever shares the process with this VM, come between two exits of a busy guest.
             scheduler.yield_()

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from gunyah.abi.devicetree import GIC_SPI, IRQ_TYPE_EDGE_RISING, NODE_VM_CONFIGS, ConfigProperty, Property
+from gunyah.abi.profile import PROFILES
+from gunyah.abi.types import PAGE_SIZE
 from gunyah.guest.fdt import DeviceTree, Node
 from gunyah.vmm.board_tree import UART_SPI, board_tree
 from gunyah.vmm.images import Image
@@ -32,6 +34,8 @@ __all__ = [
 DEFAULT_BASE: Final = 0x8000_0000
 """IPA of a secondary VM's memory; GIC and UART lie below 0x4000_0000, in the window whose faults reach the VMM."""
 RM_NODE: Final = "/hypervisor/qcom,resource-mgr"
+_PROFILE: Final = "abi-profile"
+"""A property of this system's own: what RM's replies to the guest look like."""
 _CONSOLES: Final = ("rm", "uart", "none")
 _AFFINITIES: Final = ("static", "sticky", "pinned", "proxy")
 _K = ConfigProperty
@@ -71,7 +75,7 @@ class VmSettings:
     tree: DeviceTree | None = None
     bootargs: str = ""
     memory: int = 64 * MIB
-    """Bytes, a multiple of 2 MiB."""
+    """Bytes, whole pages."""
     base: int = DEFAULT_BASE
     vcpus: int = 1
     console: str = "uart"
@@ -85,6 +89,8 @@ class VmSettings:
     doorbell_sources: tuple[int, ...] = ()
     """Labels of doorbells that the VM rings."""
     shared: tuple[SharedMemory, ...] = ()
+    profile: str = "2023"
+    """ABI generation of the guest's drivers."""
     seed: bytes = b""
     """/chosen/rng-seed."""
     clear: bool = True
@@ -102,8 +108,10 @@ class VmSettings:
                 f'VM {self.name}: a UART is emulated by the owner, who must run the vCPUs: affinity "proxy", '
                 f"not {self.affinity!r}"
             )
-        if self.memory <= 0 or self.memory % (2 * MIB):
-            raise LoadError(f"VM {self.name}: {self.memory:#x} bytes of memory are not a multiple of 2 MiB")
+        if self.profile not in PROFILES:
+            raise LoadError(f"VM {self.name}: profile {self.profile!r} is not one of {', '.join(PROFILES)}")
+        if self.memory <= 0 or self.memory % PAGE_SIZE:
+            raise LoadError(f"VM {self.name}: {self.memory:#x} bytes of memory are no whole number of pages")
 
     @property
     def proxy(self) -> bool:
@@ -186,6 +194,7 @@ def _add_config(tree: DeviceTree, settings: VmSettings, placement: Placement) ->
     config = tree.root.add(NODE_VM_CONFIGS[-1].strip("/"))
     config.set_strings(_K.IMAGE_NAME, settings.name)
     config.set_strings(_K.OS_TYPE, "linux")
+    config.set_strings(_PROFILE, settings.profile)
     if settings.extra:
         config.set_strings(_K.VM_ATTRS, *settings.extra)
     config.set_u64s(_K.KERNEL_ENTRY_OFFSET, placement.entry - placement.memory[0])
