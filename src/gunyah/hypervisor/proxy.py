@@ -38,11 +38,12 @@ class VmmioAccess:
 
 def run_state(vcpu: Vcpu) -> tuple[int, int, int, int]:
     """State and three words of state data of a proxy-scheduled vCPU (objects.md 7's table)."""
+    if vcpu.thread_state == ThreadState.EXITED:
+        # Before the reset state, which nothing clears: a host that knows no 0x100 would run a dead vCPU for ever.
+        return int(VcpuRunState.POWERED_OFF), 1, 0, 0
     if vcpu.reset_state is not None:
         kind, cookie = vcpu.reset_state
         return int(VcpuRunState.PSCI_SYSTEM_RESET), kind, cookie, 0
-    if vcpu.thread_state == ThreadState.EXITED:
-        return int(VcpuRunState.POWERED_OFF), 1, 0, 0
     blocks = vcpu.blocks
     if blocks & int(Block.FAULT):
         return int(VcpuRunState.FAULT), 0, 0, 0
