@@ -11,9 +11,21 @@ from rich.console import Console
 from rich.table import Table
 
 from .cases import BENCHMARKS
-from .harness import Measurement, environment, measure
+from .harness import Group, Measurement, environment, measure
+from .linux import LINUX_GROUPS
+from .native import NATIVE_GROUPS
+from .vms import VM_GROUPS
 
 RESULTS = Path(__file__).with_name("results.json")
+GROUPS: tuple[Group, ...] = (
+    *(benchmark.group() for benchmark in BENCHMARKS), *NATIVE_GROUPS, *VM_GROUPS, *LINUX_GROUPS
+)  # fmt: skip
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _table(measurements: list[Measurement]) -> Table:
@@ -21,15 +33,17 @@ def _table(measurements: list[Measurement]) -> Table:
     for column in ("best", "median", "unit", "to calibration", "target"):
         table.add_column(column, justify="right")
     for result in measurements:
-        met = result.target is None or result.value >= result.target
-        target = "" if result.target is None else f"{result.target:,.0f} {'met' if met else 'missed'}"
-        numbers = (f"{result.value:,.1f}", f"{result.median:,.1f}", result.unit, f"{result.ratio:.3g}", target)
-        table.add_row(result.name, result.what, *numbers, style="" if met else "yellow")
+        target = _number(result.target) if result.target is not None else ""
+        if result.met is not None:
+            target += " met" if result.met else " missed"
+        what = result.what if not result.missing else f"{result.what}: {result.missing}"
+        numbers = (_number(result.value), _number(result.median), result.unit, _number(result.ratio), target)
+        table.add_row(result.name, what, *numbers, style="yellow" if result.met is False else "")
     return table
 
 
 def main() -> int:
-    names = [benchmark.name for benchmark in BENCHMARKS]
+    names = [name for group in GROUPS for name in group.names]
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("benchmarks", nargs="*", metavar="NAME", help=f"some of: {', '.join(names)}")
     parser.add_argument("--rounds", type=int, help="rounds of each benchmark instead of its own number")
@@ -38,12 +52,14 @@ def main() -> int:
     unknown = sorted(set(options.benchmarks) - set(names))
     if unknown:
         parser.error(f"there is no benchmark {unknown[0]!r}; there are {', '.join(names)}")
-    chosen = [benchmark for benchmark in BENCHMARKS if not options.benchmarks or benchmark.name in options.benchmarks]
+    wanted = set(options.benchmarks or names)
     console = Console() if sys.stdout.isatty() else Console(width=140)
     measurements = []
-    for benchmark in chosen:
-        console.print(f"{benchmark.name}: {benchmark.what}", style="dim")
-        measurements.append(measure(benchmark, options.rounds))
+    for group in GROUPS:
+        if wanted.isdisjoint(group.names):
+            continue
+        console.print(f"{', '.join(group.names)} ...", style="dim")
+        measurements += [result for result in measure(group, options.rounds) if result.name in wanted]
     console.print(_table(measurements))
     data = {"environment": environment(), "results": {result.name: result.as_dict() for result in measurements}}
     output: Path = options.output

@@ -126,4 +126,4 @@ BENCHMARKS = (
     Benchmark("console_loopback", "bytes/s", "ttyGH0 to ttyGH1", console_loopback, 1_000_000, rounds=3),
     Benchmark("boot", "boots/s", "a system from nothing to a running primary VM", boot, rounds=3),
 )
-"""Benchmarks of native guests join this table with the same fields."""
+"""What Python VMs do. Native guests are measured in ``native``, ``vms`` and ``linux``."""
