@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import struct
+from typing import ClassVar
 
 import pytest
+from tests.hypervisor.root_rig import RAM_BASE, RAM_SIZE, RootRig, load, machine
+from tests.hypervisor.yard import MILLISECOND, Yard, call, sleep_for_ever, smccc, spin
 
 from gunyah.abi import cbor
 from gunyah.abi.objects import ObjectState, ObjectType
@@ -17,8 +20,6 @@ from gunyah.hypervisor.ledger import ledger_of
 from gunyah.machine import board
 from gunyah.machine.clock import RealClock, VirtualClock
 from gunyah.machine.memory import PhysicalMemory
-from tests.hypervisor.root_rig import RAM_BASE, RAM_SIZE, RootRig, load, machine
-from tests.hypervisor.yard import MILLISECOND, Yard, call, sleep_for_ever, smccc, spin
 
 ENVIRONMENT_KEYS = {
     "cspace_capid",
@@ -202,7 +203,7 @@ class TestLoop:
 
     def test_the_host_is_polled_between_slices_and_waited_for_when_all_sleep(self) -> None:
         class Host:
-            polls: list[float | None] = []
+            polls: ClassVar[list[float | None]] = []
 
             def poll(self, timeout: float | None, /) -> None:
                 self.polls.append(timeout)
@@ -221,7 +222,7 @@ class TestLoop:
 
     def test_a_host_on_a_real_clock_gets_the_time_there_is(self) -> None:
         class Host:
-            polls: list[float | None] = []
+            polls: ClassVar[list[float | None]] = []
 
             def poll(self, timeout: float | None, /) -> None:
                 self.polls.append(timeout)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 from greenlet import getcurrent, greenlet
+from tests.hypervisor.yard import DATA, ENTRY, GICD, GICR, Yard, call, sleep_for_ever, smccc, spin
 
 from gunyah.guest.cpu import Cpu, GuestAbort
 from gunyah.guest.gic import Gic
 from gunyah.hypervisor.hypercall import DEFERRED
 from gunyah.hypervisor.instruments import Instrument
 from gunyah.hypervisor.vcpu import Block, ThreadState
-from tests.hypervisor.yard import DATA, ENTRY, GICD, GICR, Yard, call, sleep_for_ever, smccc, spin
 
 SGI = 3
 SEND_TO_SELF = SGI << 24 | 1
@@ -183,7 +185,7 @@ class TestWaiting:
 
     def test_an_instrument_sees_the_wait(self) -> None:
         class Traps(Instrument):
-            seen: list[str] = []
+            seen: ClassVar[list[str]] = []
 
             def trap(self, vcpu, reason, value, ticks) -> None:  # type: ignore[no-untyped-def]
                 if str(vcpu) != "root":
@@ -317,7 +319,7 @@ class TestFailures:
 
     def test_a_report_reaches_the_instruments(self) -> None:
         class Reports(Instrument):
-            seen: list[str] = []
+            seen: ClassVar[list[str]] = []
 
             def report(self, vcpu, sentence, ticks) -> None:  # type: ignore[no-untyped-def]
                 self.seen.append(sentence)
@@ -420,7 +422,7 @@ class TestDeferred:
 
     def test_it_is_answered_in_the_encoding_it_was_made_in(self) -> None:
         yard = Yard()
-        seen: list[str] = []
+        seen: ClassVar[list[str]] = []
 
         class Watch(Instrument):
             def hypercall_exit(self, vcpu, call, args, results, ticks) -> None:  # type: ignore[no-untyped-def]
