@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import struct
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,6 +19,7 @@ from gunyah.hypervisor.vcpu import Vcpu
 from gunyah.native import NativePrimary
 from gunyah.system import System
 
+GDB = shutil.which("gdb-multiarch")
 GUEST = Path(__file__).with_name("guest.elf")
 PRIMARY = 3
 ROOT = 255
@@ -41,6 +44,39 @@ def symbols(path: Path = GUEST) -> dict[str, int]:
 
 
 AT = symbols()
+
+
+def converse(
+    system: System,
+    loop: HostLoop,
+    server: GdbServer,
+    commands: Sequence[str],
+    *,
+    image: Path | None = None,
+    meanwhile: Callable[[], object] = lambda: None,
+) -> str:
+    """What gdb prints for commands, while the machine runs; ``meanwhile`` is called again and again."""
+    assert GDB is not None
+    lines = ["set pagination off", "set confirm off", *commands]
+    arguments = [word for line in lines for word in ("-ex", line)]
+    command = [GDB, "-nx", "-batch", *arguments, *([str(image)] if image is not None else [])]
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as gdb:
+        loop.call_later(SECONDS, gdb.kill)
+
+        def again() -> None:
+            # A machine that sleeps is woken to see whether gdb has ended.
+            if gdb.poll() is None:
+                meanwhile()
+                loop.call_later(0.1, again)
+
+        again()
+        system.run(until=lambda: gdb.poll() is not None)
+        if gdb.poll() is None:
+            server.close()
+        output, _ = gdb.communicate(timeout=SECONDS)
+    return output
 
 
 class Machine:

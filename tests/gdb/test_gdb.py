@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-from .rig import AT, GUEST, HOST, Machine
-
-GDB = shutil.which("gdb-multiarch")
+from .rig import AT, GDB, GUEST, HOST, Machine, converse
 
 
-def debug(*commands: str, before: tuple[str, ...] = (), mode: str = "remote", image: Path | None = GUEST) -> str:
+def debug(*commands: str, before: tuple[str, ...] = (), mode: str = "remote") -> str:
     """What gdb prints for the commands, connected to a held guest; "" on a machine without gdb-multiarch.
 
     There the same promises are kept by test_stub, which speaks the protocol itself.
@@ -24,26 +19,8 @@ def debug(*commands: str, before: tuple[str, ...] = (), mode: str = "remote", im
     if GDB is None:
         return ""
     with Machine() as machine:
-        lines = [*before, f"target {mode} {HOST}:{machine.server.port}", *commands]
-        arguments = [word for line in ("set pagination off", "set confirm off", *lines) for word in ("-ex", line)]
-        command = [GDB, "-nx", "-batch", *arguments, *([str(image)] if image is not None else [])]
-        with subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        ) as gdb:
-            os.set_blocking(gdb.stdout.fileno(), True)  # type: ignore[union-attr]  # it was piped
-            machine.loop.call_later(60.0, gdb.kill)
-            again(machine, gdb)
-            while gdb.poll() is None and machine.system.run(until=lambda: gdb.poll() is not None):
-                pass
-            machine.server.close()
-            output, _ = gdb.communicate(timeout=60)
-    return output
-
-
-def again(machine: Machine, gdb: subprocess.Popen[str]) -> None:
-    """Wake the machine now and then, to see whether gdb has ended."""
-    if gdb.poll() is None:
-        machine.loop.call_later(0.1, lambda: again(machine, gdb))
+        target = f"target {mode} {HOST}:{machine.server.port}"
+        return converse(machine.system, machine.loop, machine.server, [*before, target, *commands], image=GUEST)
 
 
 def expect(output: str, *patterns: str) -> None:
