@@ -80,5 +80,5 @@ def test_gdb_stops_linux_at_system_calls_and_linux_goes_on_afterwards(linux: tup
         )
         shell.type(b"\n")
         assert shell.run("echo $((6 * 7))") == "42"
-            assert "stall" not in shell.text and "lockup" not in shell.text
+        assert "stall" not in shell.text and "lockup" not in shell.text
         assert shell.end("poweroff -f") == "off"
