@@ -88,6 +88,12 @@ class Code:
     def subi(self, rd: int, rn: int, value: int) -> Code:
         return self.word(0xD100_0000 | value << 10 | rn << 5 | rd)
 
+    def lsri(self, rd: int, rn: int, bits: int) -> Code:
+        return self.word(0xD340_FC00 | bits << 16 | rn << 5 | rd)
+
+    def cmpi(self, rn: int, value: int) -> Code:
+        return self.word(0xF100_001F | value << 10 | rn << 5)
+
     def cmp(self, rn: int, rm: int) -> Code:
         return self.word(0xEB00_001F | rm << 16 | rn << 5)
 
@@ -108,6 +114,9 @@ class Code:
     def cbnz(self, rt: int, name: str) -> Code:
         return self._use(0xB500_0000 | rt, name, 19, 5)
 
+    def tbz(self, rt: int, bit: int, name: str) -> Code:
+        return self._use(0x3600_0000 | bit << 19 | rt, name, 14, 5)
+
     def br(self, rn: int) -> Code:
         return self.word(0xD61F_0000 | rn << 5)
 
@@ -122,10 +131,10 @@ class Code:
 
     # -- memory --------------------------------------------------------------------------------------------------------
 
-    def ldr(self, rt: int, rn: int, size: int = 8) -> Code:
+    def load(self, rt: int, rn: int, size: int = 8) -> Code:
         return self.word((size.bit_length() - 1) << 30 | 0x3940_0000 | rn << 5 | rt)
 
-    def str(self, rt: int, rn: int, size: int = 8) -> Code:
+    def store(self, rt: int, rn: int, size: int = 8) -> Code:
         return self.word((size.bit_length() - 1) << 30 | 0x3900_0000 | rn << 5 | rt)
 
     # -- system --------------------------------------------------------------------------------------------------------
@@ -150,11 +159,17 @@ class Code:
 
     # -- things that programs do ---------------------------------------------------------------------------------------
 
+    def data(self, *values: int) -> Code:
+        """64-bit values."""
+        for value in values:
+            self.word(value & 0xFFFF_FFFF, value >> 32)
+        return self
+
     def say(self, text: str) -> Code:
         """Send characters through the UART; changes X0 and X1."""
         self.mov(0, UART)
         for character in text.encode():
-            self.mov(1, character).str(1, 0, 1)
+            self.mov(1, character).store(1, 0, 1)
         return self
 
     def power_off(self) -> Code:

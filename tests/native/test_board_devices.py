@@ -20,7 +20,7 @@ def outcome(code: Code) -> str:
 
 
 def store(code: Code, address: int, value: int, size: int = 4) -> None:
-    code.mov(2, address).mov(3, value).str(3, 2, size)
+    code.mov(2, address).mov(3, value).store(3, 2, size)
 
 
 def listen_to_the_clock() -> Code:
@@ -38,9 +38,9 @@ def listen_to_the_clock() -> Code:
 
 def test_the_clocks_alarm_wakes_a_sleeping_vm_at_its_second() -> None:
     code = listen_to_the_clock()
-    code.mov(2, RTC).ldr(4, 2, 4).addi(4, 4, 3).addi(2, 2, 4).str(4, 2, 4)
+    code.mov(2, RTC).load(4, 2, 4).addi(4, 4, 3).addi(2, 2, 4).store(4, 2, 4)
     code.wfi().mrs(5, "ICC_IAR1_EL1").mov(6, board.INTID_RTC).cmp(5, 6).bc("ne", "wrong")
-    code.mov(2, RTC).ldr(7, 2, 4).cmp(7, 4).bc("ne", "wrong")
+    code.mov(2, RTC).load(7, 2, 4).cmp(7, 4).bc("ne", "wrong")
     # The level goes with the status bit, so the interrupt does not come again.
     store(code, RTC + 0x1C, 1)
     code.msr("ICC_EOIR1_EL1", 5).mrs(5, "ICC_IAR1_EL1").mov(6, 1023).cmp(5, 6).bc("ne", "wrong")
@@ -51,9 +51,9 @@ def test_the_clocks_alarm_wakes_a_sleeping_vm_at_its_second() -> None:
 
 def test_an_alarm_that_is_set_again_rings_at_the_later_second() -> None:
     code = listen_to_the_clock()
-    code.mov(2, RTC).ldr(4, 2, 4).addi(3, 2, 4)
-    code.addi(5, 4, 2).str(5, 3, 4).addi(5, 4, 4).str(5, 3, 4)
-    code.wfi().ldr(7, 2, 4).cmp(7, 5).bc("ne", "wrong").say("rang").power_off()
+    code.mov(2, RTC).load(4, 2, 4).addi(3, 2, 4)
+    code.addi(5, 4, 2).store(5, 3, 4).addi(5, 4, 4).store(5, 3, 4)
+    code.wfi().load(7, 2, 4).cmp(7, 5).bc("ne", "wrong").say("rang").power_off()
     code.label("wrong").say("wrong").power_off()
 
     assert outcome(code) == "rang"
@@ -62,8 +62,8 @@ def test_an_alarm_that_is_set_again_rings_at_the_later_second() -> None:
 def test_an_empty_virtio_slot_answers_that_it_is_empty() -> None:
     code = Code()
     code.mov(2, board.VIRTIO_MMIO.base + 31 * board.VIRTIO_MMIO_STRIDE)
-    code.ldr(3, 2, 4).mov(4, int.from_bytes(b"virt", "little")).cmp(3, 4).bc("ne", "wrong")
-    code.addi(2, 2, 8).ldr(3, 2, 4).cbnz(3, "wrong").say("empty").power_off()
+    code.load(3, 2, 4).mov(4, int.from_bytes(b"virt", "little")).cmp(3, 4).bc("ne", "wrong")
+    code.addi(2, 2, 8).load(3, 2, 4).cbnz(3, "wrong").say("empty").power_off()
     code.label("wrong").say("wrong").power_off()
 
     assert outcome(code) == "empty"

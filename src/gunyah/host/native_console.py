@@ -1,14 +1,19 @@
 """The user's terminal as the far end of a native VM's UART: standard input and output, until Ctrl-A x.
 
 Output is collected while the guest runs and written when the machine looks at the host, so that a slow or broken
-terminal never stops the CPU engine in the middle of a store. Input waits until the guest's driver listens: Linux throws
-away what comes before, and a script that pipes commands in could not know.
+terminal never stops the CPU engine in the middle of a store. Nothing here waits for a reader: a guest that sends more
+than is read gets little time, and in the end its output is lost, but time-outs and Ctrl-A x go on working.
+
+Input waits until the guest's driver listens: Linux throws away what comes before, and a script that pipes commands in
+could not know.
 """
 
 from __future__ import annotations
 
 import os
+import stat
 import time
+from collections.abc import Callable
 from typing import Final
 
 from gunyah.host.loop import HostLoop
@@ -19,6 +24,12 @@ __all__ = ["NativeConsole"]
 
 INPUT_LIMIT: Final = 1 << 16
 """Bytes read ahead of what the guest takes."""
+OUTPUT_LIMIT: Final = 1 << 16
+"""Bytes of output that may wait for a reader before the guest is slowed down."""
+OUTPUT_MAX: Final = 1 << 20
+"""Bytes of output that are kept for a reader; what comes on top is lost."""
+HOLD_SECONDS: Final = 0.05
+"""How long a guest that was slowed down waits for the reader between its turns."""
 LISTEN_SECONDS: Final = 10.0
 """A guest that does nothing to show that it listens gets its input after this time."""
 POLLS: Final = 100
@@ -34,7 +45,8 @@ class NativeConsole:
         self._loop = loop
         self._uart = uart
         self._input = input_fd
-        self._output = output_fd
+        self._output, self._own_output = _without_blocking(output_fd)
+        self._stalled = False
         self._out = bytearray()
         self._pending = bytearray()
         self._escape = Escape()
@@ -55,7 +67,11 @@ class NativeConsole:
 
     def poll(self, timeout: float | None = 0.0) -> bool:
         """Write what the guest has sent, then serve the host; returns True if anything was called."""
-        self.flush()
+        if self._out:
+            self.flush()
+            if len(self._out) > OUTPUT_LIMIT:
+                del self._out[OUTPUT_MAX:]
+                timeout = HOLD_SECONDS
         if self._unwatchable and not self._ended:
             self._read()
         if self._pending:
@@ -66,13 +82,25 @@ class NativeConsole:
         return self._loop.poll(timeout)
 
     def flush(self) -> None:
-        """Write everything that the guest has sent; raises BrokenPipeError when nobody reads any more."""
+        """Write what the reader takes of what the guest has sent; raises BrokenPipeError when nobody reads any more."""
         out = self._out
-        while out:
-            try:
+        stalled = False
+        try:
+            while out:
                 del out[: os.write(self._output, out)]
-            except BlockingIOError:
-                time.sleep(0.001)
+        except BlockingIOError:
+            stalled = True
+        if stalled and not self._stalled:
+            self._loop.add_writer(self._output, self.flush)
+        elif self._stalled and not stalled:
+            self._loop.remove_writer(self._output)
+        self._stalled = stalled
+
+    def drain(self, over: Callable[[], bool]) -> None:
+        """Write what is left, for as long as a reader takes it and until ``over()``."""
+        self.flush()
+        while self._out and not over():
+            self._loop.poll(HOLD_SECONDS)
 
     def _watch(self) -> None:
         """Watch the input while there is room for it."""
@@ -116,7 +144,26 @@ class NativeConsole:
             self._watch()
 
     def close(self) -> None:
-        """Stop watching the input."""
+        """Stop watching the input and the output."""
         if self._watched:
             self._watched = False
             self._loop.remove_reader(self._input)
+        if self._stalled:
+            self._stalled = False
+            self._loop.remove_writer(self._output)
+        if self._own_output:
+            self._own_output = False
+            os.close(self._output)
+
+
+def _without_blocking(descriptor: int) -> tuple[int, bool]:
+    """A descriptor for the same pipe or terminal that never blocks, and whether it is a new one.
+
+    The flag belongs to the open file, which other processes may share: so it is opened again.
+    """
+    if stat.S_ISFIFO(os.fstat(descriptor).st_mode) or os.isatty(descriptor):
+        try:
+            return os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY), True
+        except OSError:
+            pass
+    return descriptor, False

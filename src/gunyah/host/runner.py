@@ -35,6 +35,8 @@ EXIT_OFF: Final = 0
 EXIT_FAULT: Final = 1
 EXIT_RESET: Final = 3
 EXIT_TIMEOUT: Final = 4
+DRAIN_SECONDS: Final = 0.2
+"""What a reader gets at least to take the last output, in a run with a time-out."""
 _SIGNALLED: Final = 128
 """Added to the number of the signal that ended the run, as shells do."""
 
@@ -122,6 +124,7 @@ def _run(wanted: NativeRun, system: System, primary: NativePrimary, deadline: fl
     console = NativeConsole(loop, primary.uart, sys.stdin.fileno(), sys.stdout.fileno())
     stack.callback(console.close)
     system.hypervisor.host = console
+    system.hypervisor.reporter = _say_meanwhile
     caught = stack.enter_context(_signals(system, loop))
     system.start()
     _say(_welcome(wanted, primary))
@@ -132,8 +135,10 @@ def _run(wanted: NativeRun, system: System, primary: NativePrimary, deadline: fl
     started = time.monotonic()
     left = None if deadline is None else max(0.0, deadline - started)
     system.run(until=lambda: console.leave or bool(caught), timeout=left)
-    console.flush()
     seconds = time.monotonic() - started
+    # A reader that stands still keeps nobody here for longer than the time-out, and a signal ends the wait.
+    last = None if deadline is None else max(deadline, time.monotonic() + DRAIN_SECONDS)
+    console.drain(lambda: console.leave or bool(caught) or (last is not None and time.monotonic() >= last))
     # The terminal is cooked again before anything is said on it.
     restore.close()
     return _verdict(system, console, caught, seconds, wanted)
@@ -164,6 +169,12 @@ def _welcome(wanted: NativeRun, primary: NativePrimary) -> str:
 
 def _say(words: str) -> None:
     print(f"gunyah: {words}", file=sys.stderr, flush=True)
+
+
+def _say_meanwhile(words: str) -> None:
+    """As ``_say``, when the terminal may be raw."""
+    end = "\r\n" if sys.stdin.isatty() and sys.stderr.isatty() else "\n"
+    print(f"gunyah: {words}", file=sys.stderr, flush=True, end=end)
 
 
 def _verdict(system: System, console: NativeConsole, caught: list[int], seconds: float, wanted: NativeRun) -> int:

@@ -72,6 +72,8 @@ class Hypervisor:
         self.stopped: str | None = None
         self.remarks: deque[str] = deque(maxlen=256)
         self.reports: deque[str] = deque(maxlen=32)
+        # Told of every report, for a person who does not look.
+        self.reporter: Callable[[str], object] | None = None
         self._next_host_poll = 0
         self._stop_requested = False
 
@@ -219,6 +221,8 @@ class Hypervisor:
     def report(self, vcpu: Vcpu | None, sentence: str) -> None:
         """Something a person should read even without looking."""
         self.remarks.append(sentence)
+        if self.reporter is not None:
+            self.reporter(sentence)
         ticks = self.clock.ticks()
         for instrument in self.instruments:
             instrument.report(vcpu, sentence, ticks)

@@ -225,6 +225,7 @@ class NativeCpu:
             return not vcpu.attention
         if self._hv.instruments:
             self._hv.watch_trap(vcpu, "external abort", ipa)
+        executor.lost.abort("store" if esr & WNR else "load", self.core.registers.pc, far)
         self.core.inject_data_abort(far)
         return not vcpu.attention
 
@@ -247,10 +248,11 @@ class NativeCpu:
         return True
 
     def _instruction_abort(self, esr: int, far: int, ipa: int) -> bool:
-        vcpu = self.vcpu
-        assert vcpu is not None
+        vcpu, executor = self.vcpu, self.current
+        assert vcpu is not None and executor is not None
         if self._hv.instruments:
             self._hv.watch_trap(vcpu, "instruction abort", ipa)
+        executor.lost.abort("instruction fetch", self.core.registers.pc, far)
         self.core.inject_instruction_abort(far)
         return not vcpu.attention
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from gunyah.abi.memory import Access as Rights
 from gunyah.hypervisor import id_registers
+from gunyah.hypervisor.lost_guest import LostGuest
 from gunyah.hypervisor.native_cpu import NativeCpu
 from gunyah.hypervisor.stage2 import Stage2Fault
 from gunyah.hypervisor.system_registers import mpidr_of
@@ -38,6 +39,7 @@ class NativeExecutor:
         self.context = Context(str(vcpu))
         self.deadline = 0
         self.pages: dict[int, DevicePage] = {}
+        self.lost = LostGuest()
         self._hv = hv
         self._native = native
         self._addrspace = vcpu.addrspace
@@ -75,6 +77,7 @@ class NativeExecutor:
         self.context.touch()
         self.context.set_virq(vcpu.virq)
         self._waiting = None
+        self.lost = LostGuest()
 
     def run(self, deadline: int) -> None:
         """Run guest instructions until it blocks or ``deadline`` (ticks)."""
@@ -99,6 +102,9 @@ class NativeExecutor:
             self._running = False
         registers = self.context.registers
         vcpu.pc = registers.pc
+        lost = self.lost.look(registers)
+        if lost is not None:
+            self._hv.report(vcpu, f"{vcpu} {lost}")
         if vcpu.powered_off:
             vcpu.sp_el0, vcpu.sp_el1 = registers.sp_el0, registers.sp_el1
 

@@ -286,10 +286,21 @@ class Core:
             if count is not None:
                 count.end()
 
-    def _bus_error(self, code: int) -> None:
-        """Stage 2 led to a physical address without memory: the bus answers with an external abort."""
+    @property
+    def counts(self) -> bool:
+        """Whether the clock is a virtual one, which instructions and exceptions drive."""
+        return self._count is not None
+
+    def charge_exception(self) -> None:
+        """Let a virtual clock advance by what an exception takes, for one that the engine does not announce."""
         if self._count is not None:
             self._count.charge_exception()
+            if self._count.exhausted:
+                self._stop()
+
+    def _bus_error(self, code: int) -> None:
+        """Stage 2 led to a physical address without memory: the bus answers with an external abort."""
+        self.charge_exception()
         if code == private.UC_ERR_FETCH_UNMAPPED:
             self.inject_instruction_abort(self.registers.pc)
         elif code in (private.UC_ERR_READ_UNMAPPED, private.UC_ERR_WRITE_UNMAPPED):

@@ -90,12 +90,19 @@ class Intercepts:
             raise private.EngineUnavailable(f"this build of unicorn 2.1.4 has no register {register}")
         return info
 
-    def _reader(self, read: Callable[[], int]) -> int:
-        """Give the address of a C function for `uint64_t read(env, info)` that asks `read`."""
-        core = self._core
+    def _reader(self, read: Callable[[], int], *, free: bool = False) -> int:
+        """Give the address of a C function for `uint64_t read(env, info)` that asks `read`.
+
+        On a virtual clock an access takes the time of an exception unless it is `free`.
+        """
+        core, charge = self._core, self._core.charge_exception
+        if not core.counts:
+            free = True
 
         def guarded() -> int:
             try:
+                if not free:
+                    charge()
                 return read()
             except BaseException as error:
                 core.fail(error)
@@ -107,10 +114,13 @@ class Intercepts:
 
     def _writer(self, write: Callable[[int], object]) -> int:
         """Give the address of a C function for `void write(env, info, uint64_t)` that tells `write`."""
-        core = self._core
+        core, charge = self._core, self._core.charge_exception
+        free = not core.counts
 
         def guarded(value: int) -> None:
             try:
+                if not free:
+                    charge()
                 write(value)
             except BaseException as error:
                 core.fail(error)
@@ -150,12 +160,17 @@ class Intercepts:
         private.u64_at(self._info(SYSTEM_REGISTERS[register]) + private.REGINFO_RESETVALUE).value = value
 
     def patch(
-        self, register: str, read: Callable[[], int] | None = None, write: Callable[[int], object] | None = None
+        self,
+        register: str,
+        read: Callable[[], int] | None = None,
+        write: Callable[[int], object] | None = None,
+        *,
+        free: bool = False,
     ) -> None:
-        """Replace what the engine does on reading or writing a register it knows."""
+        """Replace what the engine does on reading or writing a register it knows; reading can be `free`."""
         info = self._info(SYSTEM_REGISTERS[register])
         if read is not None:
-            private.u64_at(info + private.REGINFO_READFN).value = self._reader(read)
+            private.u64_at(info + private.REGINFO_READFN).value = self._reader(read, free=free)
         if write is not None:
             private.u64_at(info + private.REGINFO_WRITEFN).value = self._writer(write)
 
@@ -196,8 +211,8 @@ class Intercepts:
         patch(VIRTUAL_TIMER, "CNTV")
         patch(PHYSICAL_TIMER, "CNTP")
         if not clock.real:
-            self.patch("CNTVCT_EL0", clock.sample)
-            self.patch("CNTPCT_EL0", clock.sample)
+            self.patch("CNTVCT_EL0", clock.sample, free=True)
+            self.patch("CNTPCT_EL0", clock.sample, free=True)
 
     def cache_maintenance(self, counter: ctypes.c_uint64, everything: Callable[[int], object]) -> None:
         """Let IC IVAU drop the translated code of its line, in machine code, and count; all of it goes by
