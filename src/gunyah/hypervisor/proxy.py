@@ -87,8 +87,10 @@ class ProxyRun:
             target.blocks |= _PROXY
 
 
-def start(caller: Vcpu, target: Vcpu, resume: tuple[int, int, int]) -> None:
+def start(caller: Vcpu, target: Vcpu, resume: tuple[int, int, int]) -> tuple[int, int, int, int] | None:
     """Begin ``vcpu_run``: BUSY when the target is not proxy-scheduled or somebody is inside ``vcpu_run`` for it.
+
+    None when ``finish`` answers; the answer itself when the target was only to die.
 
     DENIED when the target is pinned to another CPU than the caller's.
     """
@@ -105,7 +107,12 @@ def start(caller: Vcpu, target: Vcpu, resume: tuple[int, int, int]) -> None:
         target.blocks &= ~_VMMIO
     # The vCPU moves to the caller's CPU (objects.md 7); here that costs nothing.
     target.affinity = caller.affinity
+    if target.killed:
+        # Nothing of it runs any more. Who kills it and who runs it may be two: neither must find it busy with dying.
+        target.exit()
+        return run_state(target)
     target.proxy_caller = caller
     target.blocks &= ~_PROXY
     caller.proxy = ProxyRun(caller, target)
     caller.hv.scheduler.run_instead(caller, target)
+    return None

@@ -169,10 +169,12 @@ def vcpu_register_write(hv: Hypervisor, caller: Vcpu, vcpu: Vcpu, kind: int, ind
         vcpu.sp_el1 = value
 
 
-def vcpu_run(hv: Hypervisor, caller: Vcpu, vcpu: Vcpu, data1: int, data2: int, data3: int) -> Deferred:
+def vcpu_run(
+    hv: Hypervisor, caller: Vcpu, vcpu: Vcpu, data1: int, data2: int, data3: int
+) -> Deferred | tuple[int, int, int, int]:
     """0x6065: results state and three words of state data, when the target stops or the caller has to go on."""
-    proxy.start(caller, vcpu, (data1, data2, data3))
-    return DEFERRED
+    answer = proxy.start(caller, vcpu, (data1, data2, data3))
+    return DEFERRED if answer is None else answer
 
 
 def vcpu_run_check(hv: Hypervisor, caller: Vcpu, vcpu: Vcpu) -> tuple[int, int, int, int]:
