@@ -194,7 +194,7 @@ class PrimaryTty:
         return self._do(lambda: file.write_nowait(data))
 
     def read(self, size: int, timeout: float = 1.0) -> bytes:
-        """At most ``size`` bytes: runs the machine until there is something or ``timeout`` seconds of its clock passed."""
+        """At most ``size`` bytes: runs the machine until some are there, at most ``timeout`` seconds of its clock."""
         if self._line:
             taken = bytes(self._line[:size])
             del self._line[: len(taken)]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from gunyah.abi.layout import Payload
 from gunyah.abi.profile import PROFILES
@@ -39,7 +39,8 @@ class Notice(NamedTuple):
     """One notification of RM to the primary VM."""
 
     id: NotificationId | int
-    payload: Payload | bytes
+    payload: Any
+    """Its payload (a dataclass of gunyah.abi.rm), or bytes that are not one."""
 
     @property
     def name(self) -> str:

@@ -40,7 +40,8 @@ def usage(message: Message) -> str:
     """``VM_STOP vmid=N [flags=N] [reason=N]``."""
     words = [message.name]
     for field in dataclasses.fields(message.request):  # type: ignore[arg-type]
-        form = f"{field.name}={_form(_fields(message.request)[field.name])}"
+        layout = _fields(message.request)[field.name]
+        form = f"{field.name}={'N' if field.name == getattr(layout, 'second', '') else _form(layout)}"
         needed = field.default is dataclasses.MISSING
         words.append(form if needed else f"[{form}]")
     return " ".join(words)
