@@ -61,7 +61,7 @@ def converse(
     arguments = [word for line in lines for word in ("-ex", line)]
     command = [GDB, "-nx", "-batch", *arguments, *([str(image)] if image is not None else [])]
     with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
     ) as gdb:
         loop.call_later(SECONDS, gdb.kill)
 

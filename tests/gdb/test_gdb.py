@@ -62,6 +62,18 @@ def test_single_steps_go_where_the_program_goes() -> None:
     expect(output, r"again \+ 4|again in", r"work in section", r"work \+ 8|work \+ 4|again")
 
 
+def test_a_function_of_the_guest_is_called_from_the_command_line() -> None:
+    output = debug(
+        "break work", "continue", "delete", "print ((long (*)(long)) work)(5)", "print $x0", "x/gx &counter", "finish"
+    )
+    expect(output, r"hit Breakpoint 1", r"\$1 = 5", r"\$2 = 3", r"<counter>:\s0x0+5", r"in again")
+
+
+def test_sections_are_compared_with_memory_that_has_breakpoints() -> None:
+    output = debug("set breakpoint always-inserted on", "break work", "compare-sections .text", "continue")
+    expect(output, r"Section \.text, range .*: matched\.", r"hit Breakpoint 1")
+
+
 def test_a_watchpoint_tells_old_and_new_value() -> None:
     output = debug("watch *(long *)&counter", "continue", "continue", "delete", "rwatch *(int *)&flag", "continue")
     expect(

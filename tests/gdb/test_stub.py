@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Iterator
 
@@ -9,8 +10,10 @@ import pytest
 
 from gunyah.host.gdb.breakpoints import BRK
 from gunyah.host.gdb.registers import GENERAL, REGISTERS
-from gunyah.host.gdb.server import HOST
+from gunyah.host.gdb.server import HOST, GdbServer
+from gunyah.host.loop import HostLoop
 from gunyah.machine.engine import MDCR
+from gunyah.system import System
 
 from .rig import AT, CPSR, PC, ROOT, SP, V0, Client, Machine
 
@@ -312,6 +315,15 @@ def test_stopping_one_vm_does_not_stop_the_others(machine: Machine, gdb: Client)
     assert gdb.pc == AT["_start"]
 
 
+def test_a_breakpoint_of_another_vm_in_shared_memory_is_passed_over(machine: Machine, gdb: Client) -> None:
+    connection = machine.server._connection
+    assert connection is not None
+    connection.session.target.breakpoints.insert(99, 0x1234_5678, AT["work"])
+    connection.session.target.breakpoints.insert(99, 0x1234_0000, AT["wait"])
+    assert gdb.go() == "W00;process:3"
+    assert machine.hv.memory.read_u64(AT["counter"]) == 6
+
+
 # -- the guest's own debug facilities ----------------------------------------------------------------------------------
 
 
@@ -402,11 +414,52 @@ def test_power_off_is_the_end_of_the_process(gdb: Client) -> None:
     assert gdb.go() == "W00;process:3"
 
 
+def test_a_reset_is_an_end_with_its_exit_status(gdb: Client) -> None:
+    gdb.jump("finish")
+    gdb.step()
+    gdb.step()
+    gdb.set_register(0, 0x8400_0009)
+    assert gdb.go() == "W03;process:3"
+
+
 def test_a_system_without_a_debugger_has_nothing_of_it() -> None:
     with Machine(wait=False) as machine:
         machine.run(lambda: False)
         assert machine.system.stopped == "off"
         assert machine.hv.native_cpu is not None and machine.hv.native_cpu.debugger is None
+
+
+def test_a_machine_of_python_vms_can_be_looked_at_stopped_and_resumed() -> None:
+    loop = HostLoop()
+    with System(clock="virtual", seed=1, host=loop) as system:
+        server = GdbServer(loop, system.hypervisor, 0)
+        gdb = socket.create_connection((HOST, server.port))
+        gdb.settimeout(0)
+        received = bytearray()
+
+        def ask(content: str, end: str) -> str:
+            gdb.sendall(frame_of(content))
+
+            def come() -> bool:
+                with contextlib.suppress(BlockingIOError):
+                    received.extend(gdb.recv(4096))
+                return end.encode() in received
+
+            system.run(come)
+            text = received.decode()
+            received.clear()
+            return text
+
+        assert "thread:p3.1" in ask("?", "#")
+        assert not next(v for v in system.hypervisor.vcpus.values() if v.vmid == 3).runnable
+        assert len(ask("g", "#")) > 2 * 8 * 31
+        assert "Python program" in ask("vCont;s:p3.1", "#")
+        ask("D;3", "OK")
+        gdb.close()
+        system.run(lambda: not server.connected)
+        assert system.primary.tty("ttyGH0").write(b"x") == 1
+        server.close()
+    loop.close()
 
 
 # -- non-stop ----------------------------------------------------------------------------------------------------------
@@ -442,7 +495,7 @@ NONSENSE = [
     "Z2,fffffffffffffffe,4", "H", "Hx1", "Hg", "Hgp", "Hgp3.9", "Hgp99.1", "T", "T99", "D;99", "vCont", "vCont;",
     "vCont;x", "vCont;r", "vCont;r1:p3.1", "vCont;c:p3.zz", "vAttach;", "vAttach;7", "vKill;99", "QNonStop:7", "qXfer:",
     "qXfer:features:read:x.xml:0,10", "qXfer:features:read:target.xml:ffffffff,10", "qXfer:threads:write::0:00",
-    "qRcmd,zz", "qRcmd,00", "qThreadExtraInfo,zz", "vMustReplyEmpty", "\x00", "vStopped", "i", "!",
+    "qCRC:41000000,10", "qRcmd,zz", "qRcmd,00", "qThreadExtraInfo,zz", "vMustReplyEmpty", "\x00", "vStopped", "i", "!",
 ]  # fmt: skip
 
 

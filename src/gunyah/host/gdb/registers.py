@@ -212,9 +212,10 @@ def _features() -> Iterator[str]:
 def _lines(*kinds: str) -> Iterator[str]:
     for number, register in enumerate(REGISTERS):
         if register.kind in kinds:
-            group = 'group="system" ' if register.kind == "system" else ""
+            # gdb does not put these back after a call of a guest's function from its command line.
+            system = 'group="system" save-restore="no"' if register.kind == "system" else ""
             size = f'bitsize="{register.bits}" type="{register.type}"'
-            yield f'<reg name="{register.name}" {size} regnum="{number}" {group}/>'
+            yield f'<reg name="{register.name}" {size} regnum="{number}" {system}/>'
 
 
 def target_description() -> str:

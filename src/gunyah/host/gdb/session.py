@@ -47,6 +47,8 @@ _NO_ANSWER: Final = None
 
 _SIGINT, _SIGTRAP, _SIGSEGV = 2, 5, 11
 _SIGNALS: Final = {Why.ASKED: 0, Why.INTERRUPT: _SIGINT, Why.FAULT: _SIGSEGV}
+_ENDS: Final = {"reset": "W03", "fault": "X06"}
+"""How a process ends when the machine has stopped: the exit status of ``gunyah run``, or SIGABRT."""
 _LONGEST_READ: Final = PACKET_SIZE // 2
 _LONGEST_WATCH: Final = PAGE
 
@@ -89,7 +91,8 @@ class Session:
             (b"qsThreadInfo", lambda _: b"l"),
             (b"qThreadExtraInfo,", self._extra),
             (b"qRcmd,", self._monitor),
-            (b"qC", lambda _: f"QC{self._here()}".encode()),
+            # qCRC begins with the same letters.
+            (b"qC", lambda text: _UNSUPPORTED if text else f"QC{self._here()}".encode()),
             (b"vCont?", lambda _: b"vCont;c;C;s;S;t;r"),
             (b"vCont;", self._resume),
             (b"vCtrlC", self._control_c),
@@ -472,7 +475,7 @@ class Session:
 
     def _stop_reply(self, stop: Stop) -> bytes:
         if stop.why is Why.GONE:
-            return f"W00;process:{stop.thread.pid:x}".encode()
+            return f"{_ENDS.get(self._hv.stopped or '', 'W00')};process:{stop.thread.pid:x}".encode()
         words = f"T{_SIGNALS.get(stop.why, _SIGTRAP):02x}thread:{stop.thread};"
         if stop.why in (Why.SOFTWARE, Why.HARDWARE):
             words += f"{stop.why.value}:;"

@@ -35,6 +35,7 @@ __all__ = ["NotThere", "Step", "Stop", "Target", "Why", "first_vcpu", "is_python
 
 _PAUSED: Final = int(Block.PAUSED)
 _PSTATE_SS: Final = 1 << 21
+_BKPT32: Final = 0x38
 _LOWER_TO_SAME: Final = 1 << 26
 """The exception class of a debug exception that EL1 takes from itself is one above that from a lower level."""
 
@@ -121,7 +122,7 @@ class Target:
         self._on_stop = on_stop
         self._native: NativeCpu | None = None
         self._debug: Debug | None = None
-        self._handlers: tuple[Callable[[int], bool], Callable[[int], bool]] | None = None
+        self._handlers: tuple[Callable[[int], bool], ...] = ()
         self._registers: dict[int, DebugRegisters] = {}
         self._held: set[int] = set()
         self._steps: dict[int, Step] = {}
@@ -212,8 +213,9 @@ class Target:
                 self._held.discard(vcpu.serial)
                 vcpu.unblock(_PAUSED)
         native = self._native
-        if native is not None and self._handlers is not None:
-            native.core.exits.debug, native.core.exits.sysreg = self._handlers
+        if native is not None:
+            exits = native.core.exits
+            exits.debug, exits.sysreg, exits.other = self._handlers
             native.debugger = None
         self._native = None
 
@@ -225,8 +227,8 @@ class Target:
         self._native = native
         self._debug = Debug(native.core)
         exits = native.core.exits
-        self._handlers = exits.debug, exits.sysreg
-        exits.debug, exits.sysreg = self._debug_exception, self._system_register
+        self._handlers = exits.debug, exits.sysreg, exits.other
+        exits.debug, exits.sysreg, exits.other = self._debug_exception, self._system_register, self._other_exception
         native.debugger = self
 
     # -- watchpoints ---------------------------------------------------------------------------------------------------
@@ -394,8 +396,17 @@ class Target:
     def _system_register(self, iss: int) -> bool:
         """A trapped register access: one of the debug registers that are taken, or the hypervisor's business."""
         native = self._native
-        assert native is not None and native.vcpu is not None and self._handlers is not None
+        assert native is not None and native.vcpu is not None
         registers = self._registers.get(native.vcpu.serial)
         if registers is not None and registers.taken and registers.access(SysregAccess.from_iss(iss)):
             return True
         return self._handlers[1](iss)
+
+    def _other_exception(self, esr: int) -> bool:
+        """BKPT of AArch32 code comes to EL2 with the debug exceptions; everything else is the hypervisor's business."""
+        native = self._native
+        assert native is not None and native.vcpu is not None
+        if esr >> 26 != _BKPT32:
+            return self._handlers[2](esr)
+        native.core.inject(esr)
+        return not native.vcpu.attention
