@@ -75,14 +75,16 @@ class Link:
     def receive(self) -> Message | None:
         """Take packets until one completes a message or the queue is empty."""
         while True:
+            # Before the call: the client may send again, and its interrupt be taken, before "empty" is read here.
+            self.pending = False
             error, size, _ = self._hyp.try_msgqueue_receive(
                 self.receive_queue, self._inbound.address, self._message_size
             )
             if error:
-                self.pending = False
                 if error != Error.MSGQUEUE_EMPTY:
                     self.dead = f"receiving from VM {self.vm.vmid} failed with error {error}"
                 return None
+            self.pending = True
             message = self.assembler.feed(self._cpu.read(self._inbound.address, size))
             if message is not None:
                 return message
