@@ -14,11 +14,13 @@ from .cases import BENCHMARKS
 from .harness import Group, Measurement, environment, measure
 from .linux import LINUX_GROUPS
 from .native import NATIVE_GROUPS
+from .secondary import SECONDARY_BENCHMARKS, SECONDARY_GROUPS
 from .vms import VM_GROUPS
 
 RESULTS = Path(__file__).with_name("results.json")
 GROUPS: tuple[Group, ...] = (
-    *(benchmark.group() for benchmark in BENCHMARKS), *NATIVE_GROUPS, *VM_GROUPS, *LINUX_GROUPS
+    *(benchmark.group() for benchmark in (*BENCHMARKS, *SECONDARY_BENCHMARKS)),
+    *NATIVE_GROUPS, *VM_GROUPS, *SECONDARY_GROUPS, *LINUX_GROUPS,
 )  # fmt: skip
 
 
