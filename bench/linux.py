@@ -61,8 +61,8 @@ def _gunyah(kernel: Path, *more: str) -> list[str]:
 
 def _qemu(kernel: Path, *more: str) -> list[str]:
     machine = ["-M", "virt,gic-version=3", "-cpu", "cortex-a72", "-accel", "tcg,thread=single", "-m", "256"]
-    return [QEMU, *machine, "-nographic", "-monitor", "none", "-serial", "stdio", "-no-reboot",
-            "-kernel", str(kernel), *more]  # fmt: skip
+    return [QEMU, *machine, "-nic", "none", "-nographic", "-monitor", "none", "-serial", "stdio",
+            "-no-reboot", "-kernel", str(kernel), *more]  # fmt: skip
 
 
 def _session(command: Sequence[str]) -> dict[str, float]:

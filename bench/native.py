@@ -22,8 +22,8 @@ from gunyah.native import NativePrimary
 from gunyah.system import System
 from gunyah.vmm.guests import guest_image
 
-from .maker import VmMaker
 from .harness import Figure, Group, NotHere
+from .maker import VmMaker
 
 __all__ = ["NATIVE_GROUPS"]
 

@@ -4,6 +4,9 @@ First N boots in a row of Debian's cloud kernel (what tools/fetch_linux.py fetch
 GUNYAH_LINUX_INITRD) to a shell and off again, each with another seed and with 1, 2 and 4 vCPUs in turn; then a machine
 with 4 vCPUs under a load of hashing, copying, packing and forking for M minutes of guest time. A stall, an oops, a
 warning, a lost power-off or a wrong sum of computed data is a failure: the log is kept, and the exit status is 1.
+
+The virtual clock counts what the guest does, so a busy host does not show in the guest; on the real clock it looks to
+the guest as if its cores were away for long times.
 """
 
 from __future__ import annotations
@@ -35,7 +38,8 @@ PART_SECONDS = 10
 """Guest time between two looks at the log and the shell."""
 
 TROUBLE = re.compile(
-    r"Oops|BUG[: ]|WARNING|Call trace|stall|lockup|hung task|Unable to handle|Internal error|SError|panic",
+    r"Oops|BUG[: ]|WARNING|Call trace|stall|lockup|hung task|Unable to handle|Internal error|SError|panic"
+    r"|Out of memory|oom-killer",
     re.IGNORECASE,
 )
 HARMLESS = re.compile(r"panic=|kernel\.panic|panic_on|random: .*")
@@ -102,8 +106,10 @@ class Console:
 
 
 @contextmanager
-def _machine(files: tuple[Path, Path], vcpus: int, seed: int, clock: str) -> Iterator[Console]:
-    console = Console(files, vcpus=vcpus, seed=seed, clock=clock)
+def _machine(
+    files: tuple[Path, Path], vcpus: int, seed: int, clock: str, memory: int = 256 << 20
+) -> Iterator[Console]:
+    console = Console(files, vcpus=vcpus, seed=seed, clock=clock, memory=memory)
     try:
         with console.system:
             yield console
@@ -117,8 +123,9 @@ def one_boot(files: tuple[Path, Path], vcpus: int, seed: int, clock: str) -> Non
     """To the shell, a sum of a MiB of zeros, and off. Raises SoakFailure."""
     with _machine(files, vcpus, seed, clock) as console:
         console.wait()
-        got = console.run("head -c 1048576 /dev/zero | sha256sum").split()
-        if got[:1] != [hashlib.sha256(bytes(1 << 20)).hexdigest()]:
+        # On a busy host the kernel may put in a word about a late timer, so the sum is looked for in all that comes.
+        got = console.run("head -c 1048576 /dev/zero | sha256sum")
+        if hashlib.sha256(bytes(1 << 20)).hexdigest() not in got:
             raise SoakFailure(f"sha256sum of a MiB of zeros is {got}")
         console.power_off()
         console.check()
@@ -126,7 +133,8 @@ def one_boot(files: tuple[Path, Path], vcpus: int, seed: int, clock: str) -> Non
 
 def stress(files: tuple[Path, Path], minutes: float, clock: str, tell: Callable[[str], object] = print) -> float:
     """Keep 4 vCPUs busy; the guest seconds that passed under load. Raises SoakFailure."""
-    with _machine(files, 4, 1, clock) as console:
+    # Eight loops that fork leave much to be freed later; a guest without memory to spare would be busy reclaiming it.
+    with _machine(files, 4, 1, clock, 512 << 20) as console:
         console.wait()
         # The shell would break its echo of long commands.
         console.run("stty cols 500")
@@ -171,7 +179,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.soak", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--boots", type=int, default=20, help="boots in a row, default %(default)s")
     parser.add_argument("--minutes", type=float, default=5.0, help="guest time under load, default %(default)s")
-    parser.add_argument("--clock", choices=("real", "virtual"), default="real", help="default %(default)s")
+    parser.add_argument("--clock", choices=("real", "virtual"), default="virtual", help="default %(default)s")
     options = parser.parse_args()
     files = linux_files()
     try:

@@ -186,65 +186,7 @@ function copy
         b.ne    1b
         return
 
-// mmu_on(): the first 2 GiB one to one, devices below RAM, RAM in 2 MiB blocks: this code read-only, the rest never
-// executable. With the MMU off every page could hold code, and the engine would watch every store (engine.md 1.3.5).
-function mmu_on
-        adr     x0, tables
-        add     x1, x0, #0x1000                 // level 2 of the second GiB
-        mov     x2, #0x401                      // device block, 1 GiB, accessed
-        movk    x2, #0x60, lsl #48              // never executed
-        str     x2, [x0]
-        orr     x2, x1, #3
-        str     x2, [x0, #8]
-        mov     x3, #0
-        mov64   x4, 0x40000000
-        adr     x6, _start
-        lsr     x6, x6, #21
-1:      mov64   x2, 0x0060000000000705          // normal memory, inner shareable, accessed, never executed
-        lsr     x7, x4, #21
-        cmp     x7, x6
-        b.ne    2f
-        mov64   x2, 0x705                       // this code's block, which is split below
-2:      orr     x2, x2, x4
-        str     x2, [x1, x3, lsl #3]
-        add     x4, x4, #0x200000
-        add     x3, x3, #1
-        cmp     x3, #512
-        b.ne    1b
-        // The block of the code in pages: the first two, where code is, read-only and executable, the others data.
-        add     x5, x0, #0x2000
-        adr     x4, _start
-        and     x4, x4, #~0x1fffff
-        adr     x6, _start
-        ubfx    x7, x4, #21, #9
-        orr     x2, x5, #3
-        str     x2, [x1, x7, lsl #3]
-        mov     x3, #0
-3:      mov64   x2, 0x0060000000000707
-        sub     x7, x4, x6
-        cmp     x7, #0x2000
-        b.hs    4f
-        mov64   x2, 0x787
-4:      orr     x2, x2, x4
-        str     x2, [x5, x3, lsl #3]
-        add     x4, x4, #0x1000
-        add     x3, x3, #1
-        cmp     x3, #512
-        b.ne    3b
-        mov     x2, #0x00ff                     // MAIR: 0 device, 1 normal write-back
-        lsl     x2, x2, #8
-        msr     mair_el1, x2
-        mov64   x2, 0x0000000100803520          // 32-bit VAs, 4 KiB, walks cached, TTBR1 off, 36-bit PAs
-        msr     tcr_el1, x2
-        msr     ttbr0_el1, x0
-        isb
-        mrs     x2, sctlr_el1
-        mov     x3, #0x1005
-        orr     x2, x2, x3
-        msr     sctlr_el1, x2
-        isb
-        return
-
+        .include "mmu.inc"
         .include "lib.inc"
 
         .balign 8
