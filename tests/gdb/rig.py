@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from gunyah.host.gdb.protocol import frame
 from gunyah.host.gdb.server import HOST, GdbServer
@@ -121,16 +121,23 @@ class Machine:
         self.close()
 
 
+class Debugged(Protocol):
+    """A system with a stub."""
+
+    system: System
+    server: GdbServer
+
+
 class Client:
     """Talks to the stub of a machine, and runs the machine while it waits."""
 
-    def __init__(self, machine: Machine, *, features: str = "multiprocess+;swbreak+;hwbreak+") -> None:
+    def __init__(self, machine: Debugged, *, features: str = "multiprocess+;swbreak+;hwbreak+") -> None:
         self.machine = machine
         self.socket = socket.create_connection((HOST, machine.server.port))
         self.socket.setblocking(False)
         self.received = bytearray()
         self.ended = False
-        machine.run(lambda: machine.server.connected)
+        machine.system.run(lambda: machine.server.connected)
         self.ask(f"qSupported:{features}")
         self.ask("QStartNoAckMode")
         self.received.clear()
@@ -166,7 +173,7 @@ class Client:
         """The next packet; the machine runs until it is there."""
         self._take()
         if self._packet(keep=True) is None:
-            self.machine.run(self._take)
+            self.machine.system.run(self._take)
             if self._packet(keep=True) is None and self.machine.system.stopped is not None:
                 self.machine.server.close(linger=0.0)
                 self._take()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 from collections.abc import Iterator
 
@@ -10,10 +9,8 @@ import pytest
 
 from gunyah.host.gdb.breakpoints import BRK
 from gunyah.host.gdb.registers import GENERAL, REGISTERS
-from gunyah.host.gdb.server import HOST, GdbServer
-from gunyah.host.loop import HostLoop
+from gunyah.host.gdb.server import HOST
 from gunyah.machine.engine import MDCR
-from gunyah.system import System
 
 from .rig import AT, CPSR, PC, ROOT, SP, V0, Client, Machine
 
@@ -146,10 +143,10 @@ def test_a_step_over_wfi_does_not_wait(gdb: Client) -> None:
     assert gdb.step() == "T05thread:p3.1;" and gdb.pc == AT["parked"]
 
 
-def test_ctrl_c_stops_a_vcpu_that_sleeps(gdb: Client) -> None:
+def test_ctrl_c_stops_a_vcpu_that_sleeps(machine: Machine, gdb: Client) -> None:
     gdb.jump("parked")
     gdb.send("vCont;c:p3.1")
-    gdb.machine.run(lambda: gdb.machine.vcpu().blocks & 8 != 0)
+    machine.run(lambda: machine.vcpu().blocks & 8 != 0)
     gdb.socket.sendall(b"\x03")
     assert gdb.answer() == b"T02thread:p3.1;"
     assert gdb.pc == AT["parked"] + 4
@@ -295,10 +292,12 @@ def test_one_vcpu_runs_while_the_other_stays(gdb: Client) -> None:
 # -- other VMs ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_python_vm_is_a_process_that_shows_registers_and_memory_and_does_not_step(gdb: Client) -> None:
+def test_a_python_vm_is_a_process_that_shows_registers_and_memory_and_does_not_step(
+    machine: Machine, gdb: Client
+) -> None:
     assert gdb.ask("vAttach;ff") == "T00thread:pff.1;"
     assert gdb.ask("g")[2 * 8 * 31 : 2 * 8 * 32] == "x" * 16
-    assert gdb.register(0) == gdb.machine.vcpu(0, ROOT).x[0]
+    assert gdb.register(0) == machine.vcpu(0, ROOT).x[0]
     assert b"GUNYAHPY" in gdb.read(gdb.pc, 64)
     assert "cannot" in gdb.set_register(0, 1)
     assert gdb.ask("vCont;s:pff.1").startswith("E.VM 255 is a Python program")
@@ -427,39 +426,6 @@ def test_a_system_without_a_debugger_has_nothing_of_it() -> None:
         machine.run(lambda: False)
         assert machine.system.stopped == "off"
         assert machine.hv.native_cpu is not None and machine.hv.native_cpu.debugger is None
-
-
-def test_a_machine_of_python_vms_can_be_looked_at_stopped_and_resumed() -> None:
-    loop = HostLoop()
-    with System(clock="virtual", seed=1, host=loop) as system:
-        server = GdbServer(loop, system.hypervisor, 0)
-        gdb = socket.create_connection((HOST, server.port))
-        gdb.settimeout(0)
-        received = bytearray()
-
-        def ask(content: str, end: str) -> str:
-            gdb.sendall(frame_of(content))
-
-            def come() -> bool:
-                with contextlib.suppress(BlockingIOError):
-                    received.extend(gdb.recv(4096))
-                return end.encode() in received
-
-            system.run(come)
-            text = received.decode()
-            received.clear()
-            return text
-
-        assert "thread:p3.1" in ask("?", "#")
-        assert not next(v for v in system.hypervisor.vcpus.values() if v.vmid == 3).runnable
-        assert len(ask("g", "#")) > 2 * 8 * 31
-        assert "Python program" in ask("vCont;s:p3.1", "#")
-        ask("D;3", "OK")
-        gdb.close()
-        system.run(lambda: not server.connected)
-        assert system.primary.tty("ttyGH0").write(b"x") == 1
-        server.close()
-    loop.close()
 
 
 # -- non-stop ----------------------------------------------------------------------------------------------------------
