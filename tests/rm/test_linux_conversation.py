@@ -14,6 +14,7 @@ from tests.rm.rig import Client, Rig
 from tests.rm.trees import vdevice, vm_tree
 
 from gunyah.guest.fdt import DeviceTree
+from gunyah.hypervisor import proxy
 
 SIZE, TREE, PAGE = 0x20_0000, 0x1F_0000, 0x1000
 GUEST = 0x8000_0000
@@ -197,5 +198,24 @@ def test_a_vm_that_is_closed_while_it_runs_is_stopped_by_force_and_reports_it() 
             assert client.await_notification(VM_EXITED)[:4] == struct.pack("<HH", kernel.vmid, 7)
             assert kernel.hvc(0xC600_8065, kernel.vcpu)[:3] == [0, 2, 1]
             kernel.end()
+
+    rig.run(scenario)
+
+
+def test_the_kernel_never_finds_a_dying_vcpu_busy_because_rm_runs_it_too() -> None:
+    rig = Rig()
+
+    def scenario(client: Client) -> None:
+        kernel = Kernel(client, Code().label("again").b("again").pack(), False)
+        kernel.fill()
+        kernel.start()
+        assert kernel.hvc(0xC600_8065, kernel.vcpu)[:2] == [0, 0]
+        vcpus = {vcpu.vmid: vcpu for vcpu in rig.hypervisor.vcpus.values()}
+        vcpus[kernel.vmid].kill()
+        # RM's vcpu_run, and before RM has its answer the kernel's own.
+        assert proxy.start(vcpus[255], vcpus[kernel.vmid], (0, 0, 0)) == (2, 1, 0, 0)
+        assert kernel.hvc(0xC600_8065, kernel.vcpu)[:3] == [0, 2, 1]
+        kernel.call(0x5600_0005, struct.pack("<HBBI", kernel.vmid, 1, 0, 3))
+        kernel.end()
 
     rig.run(scenario)
