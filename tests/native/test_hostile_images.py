@@ -13,7 +13,9 @@ from tests.rm.rig import Client, Rig
 from tests.rm.trees import vm_tree
 
 from gunyah.abi.rm import NotificationId, VmStatus
+from gunyah.hypervisor.native_cpu import DEVICE_PAGES_MAX
 from gunyah.machine import board
+from gunyah.machine.engine.dispatch import KNOWN_MAX
 from gunyah.native import NativePrimary
 from gunyah.system import System
 
@@ -143,6 +145,22 @@ def test_a_hostile_vm_takes_nothing_from_the_others_and_can_be_stopped(name: str
     rig.run(scenario)
     assert rig.hypervisor.stopped is None
     assert not rig.hypervisor.reports
+
+
+def test_a_guest_that_touches_ever_more_of_the_board_fills_no_memory_of_the_host() -> None:
+    code = Code().mov(0, board.PCIE_MMIO.base).mov(2, 4096).mov(3, board.PCIE_MMIO.base + 2 * DEVICE_PAGES_MAX * 4096)
+    code.label("page").load(1, 0).add(0, 0, 2).cmp(0, 3).bc("lo", "page")
+    # As many places in code as there are words.
+    for _ in range(KNOWN_MAX + 1000):
+        code.load(1, 0)
+    primary = NativePrimary(kernel=guest(code.power_off()))
+    with System(primary, clock="virtual", seed=1, memory=64 << 20) as system:
+        system.run(timeout=10)
+        assert system.stopped == "off", system.last_words()
+        native = system.hypervisor.native_cpu
+        assert native is not None
+        assert 0 < len(native.core._plain.known) <= KNOWN_MAX
+        assert native.current is not None and 0 < len(native.current.pages) <= DEVICE_PAGES_MAX
 
 
 def test_a_guest_that_floods_a_console_nobody_reads_ends_with_its_time_out(tmp_path: Path) -> None:

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 __all__ = ["NativeCpu", "NativeDebugger"]
 
+DEVICE_PAGES_MAX = 1024
+"""Pages of devices that are remembered for a vCPU: the board's windows have far more, and a guest may try them all."""
+
 _WFI = int(Block.WFI)
 _ISS_RT = 31 << 5
 _NZCV = 0xF000_0000
@@ -207,6 +210,8 @@ class NativeCpu:
     def _learn(self, vcpu: Vcpu, ipa: int) -> None:
         page = device_page(self._hv, vcpu, ipa)
         if page is not None:
+            if len(self._pages) >= DEVICE_PAGES_MAX:
+                self._pages.clear()
             self._pages[ipa >> 12] = page
 
     def _data_abort(self, esr: int, far: int, ipa: int) -> bool:

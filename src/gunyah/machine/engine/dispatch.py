@@ -39,6 +39,9 @@ _SINGLE_ACCESS: Final = 0x0100_00BC
 _SINGLE_ACCESS_TRANSLATION: Final = 0x0100_0004
 """...as a device access has them: valid syndrome, not a table walk, translation fault."""
 
+KNOWN_MAX: Final = 1 << 14
+"""Places in code that are remembered (`Plain`): a guest that makes ever more of them fills no memory."""
+
 _Plan = tuple[bool, int, int, int, int, int]
 """What a device access's syndrome asks for: write, bytes, the register's word (-1: zero register), mask of the value,
 its sign bit if that is extended (else 0), and what the extension sets."""
@@ -80,6 +83,8 @@ class Plain:
         if word is not None and has_writeback(word):
             return decode_instruction(word)
         if self._core.registers.current_el:
+            if len(self.known) >= KNOWN_MAX:
+                self.known.clear()
             self.known.add(pc)
         return None
 
