@@ -75,7 +75,13 @@ def run(options: argparse.Namespace) -> int:
         from gunyah.cli.traces import asked_for
         from gunyah.host.system_run import run_system
 
-        return run_system(options.system, timeout=options.timeout, traces=asked_for(options))
+        return run_system(
+            options.system,
+            timeout=options.timeout,
+            traces=asked_for(options),
+            gdb=options.gdb,
+            gdb_wait=options.gdb_wait,
+        )
     for name in ("kernel", "initrd", "dtb"):
         path: Path | None = getattr(options, name)
         if path is None:

@@ -129,7 +129,10 @@ def _run(wanted: NativeRun, system: System, primary: NativePrimary, deadline: fl
     system.start()
     _say(_welcome(wanted, primary))
     if wanted.gdb is not None:
-        _serve_gdb(system, loop, wanted.gdb, wanted.gdb_wait, stack)
+        # Only here: a run without a debugger does not load it.
+        from gunyah.host.gdb.server import serve_gdb
+
+        stack.callback(serve_gdb(loop, system.hypervisor, wanted.gdb, wait=wanted.gdb_wait, say=_say).close)
     restore = stack.enter_context(ExitStack())
     restore.enter_context(raw_terminal(sys.stdin.fileno()))
     started = time.monotonic()
@@ -142,18 +145,6 @@ def _run(wanted: NativeRun, system: System, primary: NativePrimary, deadline: fl
     # The terminal is cooked again before anything is said on it.
     restore.close()
     return _verdict(system, console, caught, seconds, wanted)
-
-
-def _serve_gdb(system: System, loop: HostLoop, port: int, wait: bool, stack: ExitStack) -> None:
-    # Only here: a run without a debugger does not load it.
-    from gunyah.host.gdb.server import HOST, GdbServer
-
-    server = GdbServer(loop, system.hypervisor, port)
-    stack.callback(server.close)
-    if wait:
-        server.wait_for_gdb()
-    words = "the VM waits for gdb" if wait else "gdb may come at any time"
-    _say(f"{words}: target extended-remote {HOST}:{server.port}")
 
 
 def _welcome(wanted: NativeRun, primary: NativePrimary) -> str:

@@ -6,7 +6,8 @@ leaves, 3 on a reset, 4 when the time is over, 1 for bad input or a fault.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -26,12 +27,22 @@ _STATUS: Final = {"off": 0, "reset": 3, None: 0}
 _ALIGNMENT: Final = 0x20_0000
 
 
-def run_system(path: Path, *, timeout: float | None = None, traces: Sequence[Trace] = ()) -> int:
-    """Boot and run until the end; the exit status. Raises HostError with one sentence for what is wrong."""
+def run_system(
+    path: Path,
+    *,
+    timeout: float | None = None,
+    traces: Sequence[Trace] = (),
+    gdb: int | None = None,
+    gdb_wait: bool = False,
+) -> int:
+    """Boot and run until the end; the exit status. Raises HostError with one sentence for what is wrong.
+
+    ``gdb`` is a TCP port for gdb; with ``gdb_wait`` the VM that gdb will find stands still until it has come.
+    """
     description = read_system_file(path)
     try:
-        with _hosted(description, traces) as hosted:
-            return _run(hosted, description, timeout)
+        with _hosted(description, traces) as hosted, ExitStack() as stack:
+            return _run(hosted, description, timeout, lambda: _serve_gdb(hosted, gdb, gdb_wait, stack))
     except (LoadError, ImageError) as error:
         raise HostError(f"{path}: {error}") from error
 
@@ -64,7 +75,21 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _run(hosted: HostedSystem | NativeHosted, description: SystemFile, timeout: float | None) -> int:
+def _serve_gdb(hosted: HostedSystem | NativeHosted, port: int | None, wait: bool, stack: ExitStack) -> None:
+    if port is not None:
+        # Only here: a run without a debugger does not load it.
+        from gunyah.host.gdb.server import serve_gdb
+
+        server = serve_gdb(hosted.loop, hosted.system.hypervisor, port, wait=wait, say=_say)
+        stack.callback(server.close)
+
+
+def _run(
+    hosted: HostedSystem | NativeHosted,
+    description: SystemFile,
+    timeout: float | None,
+    serve: Callable[[], object],
+) -> int:
     vms = None
     if isinstance(hosted, HostedSystem):
         hosted.wait_for_terminals(1)
@@ -74,6 +99,7 @@ def _run(hosted: HostedSystem | NativeHosted, description: SystemFile, timeout: 
     _say(f"run directory  {hosted.directory.path}")
     for console in hosted.all_consoles:
         _say(f"{console.vm}  {console.port}  {console.path}")
+    serve()
     _say("leave with Ctrl-C")
     over: list[bool] = []
 

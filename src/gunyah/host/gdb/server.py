@@ -25,7 +25,7 @@ from gunyah.hypervisor.vcpu import Block, Vcpu
 if TYPE_CHECKING:
     from gunyah.hypervisor.hypervisor import Hypervisor
 
-__all__ = ["GdbServer"]
+__all__ = ["GdbServer", "serve_gdb"]
 
 HOST: Final = "127.0.0.1"
 UNSENT_LIMIT: Final = 1 << 20
@@ -199,3 +199,15 @@ class GdbServer:
             while connection.alive and time.monotonic() < until:
                 self._loop.poll(0.05)
         connection.close()
+
+
+def serve_gdb(
+    loop: HostLoop, hypervisor: Hypervisor, port: int, *, wait: bool, say: Callable[[str], object]
+) -> GdbServer:
+    """Listen, hold the VM that gdb will find if ``wait``, and tell the user what to type; raises HostError."""
+    server = GdbServer(loop, hypervisor, port)
+    if wait:
+        server.wait_for_gdb()
+    words = "the VM waits for gdb" if wait else "gdb may come at any time"
+    say(f"{words}: target extended-remote {HOST}:{server.port}")
+    return server
