@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
+from tests.hypervisor.root_rig import RootRig
 
 from gunyah.abi.errors import Error
 from gunyah.abi.objects import ALL_RIGHTS, ObjectType
-from tests.hypervisor.root_rig import RootRig
 
-SEND = 1
+MASKS = [0, 1, 2, 3, 7, 0x8000_0000, 0xFFFF_FFFF]
 
 
 @dataclass(eq=False)
@@ -68,7 +69,7 @@ class CSpaceMachine(RuleBasedStateMachine):
         cap.thing.holders.append(cap)
         return cap
 
-    @rule(target=caps, cap=caps, space=st.integers(0, 1), mask=st.sampled_from([0, 1, 2, 3, 7, 0x8000_0000, 0xFFFF_FFFF]))
+    @rule(target=caps, cap=caps, space=st.integers(0, 1), mask=st.sampled_from(MASKS))
     def copy(self, cap: Cap, space: int, mask: int) -> Cap:
         nothing = Cap(Thing(alive=False), space, 0, False, 0, "none")
         if cap not in self.all:
@@ -144,7 +145,7 @@ TestCSpaceMachine.settings = settings(max_examples=25, stateful_step_count=40, d
 def test_ids_of_one_space_tell_nothing_about_each_other() -> None:
     rig = RootRig()
     ids = [rig.create("doorbell") for _ in range(100)]
-    differences = {(a - b) & (1 << 64) - 1 for a, b in zip(ids, ids[1:], strict=False)}
+    differences = {(a - b) & (1 << 64) - 1 for a, b in pairwise(ids)}
     assert len(differences) == 99
     assert len({capid >> 48 for capid in ids}) > 50
     assert all(capid >> 32 < 0xFFFF_FF00 for capid in ids)

@@ -7,10 +7,10 @@ from collections import deque
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from tests.hypervisor.root_rig import SCRATCH, RootRig
 
 from gunyah.abi.errors import Error
 from gunyah.hypervisor.virq import VirqSource
-from tests.hypervisor.root_rig import SCRATCH, RootRig
 
 BUFFER = SCRATCH + 0x1000
 SIZE = 24

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import pytest
+from tests.hypervisor.yard import Yard, sleep_for_ever, smccc, spin
 
 from gunyah.abi.errors import Error
 from gunyah.guest.cpu import Cpu
 from gunyah.hypervisor.vcpu import Block, ThreadState
-from tests.hypervisor.yard import Yard, sleep_for_ever, smccc, spin
 
 T = TypeVar("T")
 U64 = (1 << 64) - 1

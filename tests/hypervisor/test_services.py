@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from tests.hypervisor.root_rig import RootRig
 
 from gunyah.abi.errors import Error
 from gunyah.abi.profile import V4
 from gunyah.hypervisor.entropy import Entropy
-from tests.hypervisor.root_rig import RootRig
 
 U64 = (1 << 64) - 1
 U32 = (1 << 32) - 1

@@ -8,11 +8,11 @@ from typing import TypeVar
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.hypervisor.yard import Yard
 
 from gunyah.guest.cpu import Cpu, GuestUndefined
 from gunyah.guest.gic import Gic
 from gunyah.hypervisor.timers import TimerQueue
-from tests.hypervisor.yard import Yard
 
 T = TypeVar("T")
 U64 = (1 << 64) - 1

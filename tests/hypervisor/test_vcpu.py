@@ -5,13 +5,13 @@ from __future__ import annotations
 from itertools import combinations
 
 import pytest
+from tests.hypervisor.yard import ENTRY, Yard, call, sleep_for_ever, smccc
 
 from gunyah.abi import pyimage
 from gunyah.abi.errors import Error
 from gunyah.abi.objects import ObjectState
 from gunyah.guest.cpu import Cpu
 from gunyah.hypervisor.vcpu import ThreadState
-from tests.hypervisor.yard import ENTRY, Yard, call, sleep_for_ever, smccc
 
 U64 = (1 << 64) - 1
 

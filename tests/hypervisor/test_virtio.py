@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from tests.hypervisor.root_rig import SCRATCH
+from tests.hypervisor.yard import RWX_WB, Yard
 
 from gunyah.abi.errors import Error
 from gunyah.guest.cpu import Cpu, GuestAbort
-from tests.hypervisor.root_rig import SCRATCH
-from tests.hypervisor.yard import RWX_WB, Yard
 
 PAGE_PA = 0x7000_0000
 PAGE_IPA = 0x5000_0000

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from tests.hypervisor.root_rig import Answer, RootRig, load
+
 from gunyah.abi.hypercalls import BY_NAME
 from gunyah.abi.objects import ObjectType
 from gunyah.guest.cpu import Cpu
 from gunyah.hypervisor.hypervisor import Hypervisor
 from gunyah.hypervisor.vcpu import Vcpu
-from tests.hypervisor.root_rig import Answer, RootRig, load
 
 ENTRY = 0x4000_0000
 DATA = 0x4001_0000

@@ -3,11 +3,11 @@
 import errno
 
 import pytest
+from tests.linux.test_end_to_end import SECOND, Linux
 
 from gunyah.abi.errors import RmError
 from gunyah.abi.rm import MessageId
 from gunyah.linux.rsc_mgr_rpc import RscMgrRpc
-from tests.linux.test_end_to_end import SECOND, Linux
 
 
 @pytest.fixture
