@@ -166,6 +166,16 @@ class CSpace(KernelObject):
         """The valid slots, for people and tests."""
         return tuple(self._valid.values())
 
+    @property
+    def revoked_ids(self) -> tuple[int, ...]:
+        """Ids of the slots that hold a revoked capability."""
+        return tuple(self._revoked)
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Every id whose table exists, in the order of the slots."""
+        return tuple(self._ids)
+
     def _add_table(self) -> None:
         first = len(self._ids)
         for slot in range(first, first + SLOTS_PER_TABLE):
