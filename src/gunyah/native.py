@@ -8,7 +8,8 @@ with gunyah.System(primary) as system:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,8 +47,8 @@ class NativePrimary:
         sink: Callable[[bytes], object] | None = None,
     ) -> None:
         """Read the files; raises ``LoadError`` and ``ImageError`` with one sentence."""
-        self.image = read_image(kernel) if isinstance(kernel, Path) else kernel
-        self._ramdisk = read_ramdisk(ramdisk) if isinstance(ramdisk, Path) else ramdisk
+        self._files = kernel, ramdisk
+        self._read_files()
         self._given = read_tree(tree) if isinstance(tree, Path) else tree
         self._bootargs = bootargs
         self.environment: Mapping[str, cbor.Value] = {}
@@ -57,6 +58,12 @@ class NativePrimary:
         self._alarm: Timeout | None = None
         self.placement: Placement | None = None
         self._system: System | None = None
+
+    def _read_files(self) -> None:
+        kernel, ramdisk = self._files
+        self.image = read_image(kernel) if isinstance(kernel, Path) else kernel
+        self._ramdisk = read_ramdisk(ramdisk) if isinstance(ramdisk, Path) else ramdisk
+        self._loaded = False
 
     def device_tree(self, memory_size: int, cores: int, seed: bytes) -> tuple[Placement, DeviceTree]:
         """Where everything goes in ``memory_size`` bytes, and the tree that RM will find; raises ``LoadError``."""
@@ -68,6 +75,8 @@ class NativePrimary:
         """Attach the devices, and give what lies in memory when the Resource Manager starts."""
         hv = system.hypervisor
         self._system = system
+        if self._loaded:
+            self._read_files()
         placement, tree = self.device_tree(system.memory_size, system.vcpus, hv.random.randbytes(64))
         self.placement = placement
         self.environment = {
@@ -80,7 +89,15 @@ class NativePrimary:
         self.clock = PL031(hv.clock, epoch, partial(self._line, board.INTID_RTC), self._set_alarm)
         hv.bus.attach(board.RTC.base, board.RTC.size, self.clock)
         attach_empty_slots(hv.bus)
-        return placement.chunks(self._ramdisk, tree.pack())
+        return self._chunks(placement, tree)
+
+    def _chunks(self, placement: Placement, tree: DeviceTree) -> Iterator[tuple[int, bytes]]:
+        yield from placement.chunks(self._ramdisk, tree.pack())
+        # The machine's memory has them now: a kernel's bytes would be in ours twice.
+        self.image = self.image.emptied()
+        self.placement = replace(placement, image=self.image)
+        self._ramdisk = None
+        self._loaded = True
 
     def _line(self, intid: int, level: bool) -> None:
         system = self._system

@@ -11,7 +11,7 @@ import lzma
 import struct
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 __all__ = ["Image", "ImageError", "Segment", "parse_image"]
@@ -78,6 +78,10 @@ class Image:
     def end(self) -> int:
         """First address behind the image."""
         return max(segment.address + segment.size for segment in self.segments)
+
+    def emptied(self) -> Image:
+        """The same without its bytes, for who only has to know where it lies."""
+        return replace(self, segments=tuple(replace(segment, data=b"") for segment in self.segments))
 
 
 def parse_image(data: bytes, name: str = "the image") -> Image:
