@@ -52,8 +52,8 @@ class System:
     """An emulated machine under Gunyah. Use as a context manager, or call ``start`` and ``close``.
 
     ``clock`` is "real" or "virtual"; ``profile`` the ABI generation of the primary VM ("v4" or "2023"); ``memory``
-    the primary VM's RAM in bytes (multiple of 2 MiB, at most 1 GiB); ``vcpus`` 1..8. Raises SystemFailure for values
-    it cannot build.
+    the primary VM's RAM in bytes (multiple of 2 MiB, at most 1 GiB); ``vcpus`` 1..8. ``check`` holds every hypercall
+    against the specification and stops at the first divergence. Raises SystemFailure for values it cannot build.
     """
 
     def __init__(
@@ -68,6 +68,7 @@ class System:
         console_loopback: bool = True,
         host: HostLoop | None = None,
         instruments: Sequence[Instrument] = (),
+        check: bool = False,
     ) -> None:
         if profile not in PROFILES:
             raise SystemFailure(f"profile {profile!r} is not one of {', '.join(sorted(PROFILES))}")
@@ -89,6 +90,10 @@ class System:
         self.hypervisor = Hypervisor(self.memory, self.clock, seed=self.seed)
         self.hypervisor.host = host
         self.hypervisor.instruments.extend(instruments)
+        if check:
+            from gunyah.hypervisor.specification.checker import Checker
+
+            self.hypervisor.instruments.append(Checker(self.hypervisor))
         self.rm = ResourceManager()
         self._primary: Primary = primary if primary is not None else LinuxPrimary()
         self.root: RootVm | None = None

@@ -11,6 +11,7 @@ from tests.hypervisor.yard import Yard, sleep_for_ever
 from tools.fuzz.choices import records
 from tools.fuzz.root_attack import RootAttack
 
+import gunyah
 from gunyah.abi.errors import Error
 from gunyah.abi.hypercalls import BY_NAME
 from gunyah.abi.objects import ObjectState, ObjectType
@@ -374,3 +375,14 @@ class TestRules:
         yard = Yard()
         yard.vm(sleep_for_ever)
         assert observe(yard.hv) == observe(yard.hv)
+
+
+def test_the_resource_manager_and_linux_stay_within_the_specification() -> None:
+    with gunyah.System(check=True, seed=3) as system:
+        gh0, gh1 = system.primary.tty("ttyGH0"), system.primary.tty("ttyGH1")
+        gh0.write(b"hello\n")
+        assert gh1.readline() == b"hello\n"
+        checker = system.instruments[-1]
+        assert isinstance(checker, Checker)
+        assert checker.divergence is None
+        assert checker.checked > 50
