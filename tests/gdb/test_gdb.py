@@ -7,6 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+
+import pytest
 
 from .rig import AT, GDB, GUEST, HOST, Machine, converse
 
@@ -151,15 +154,19 @@ def test_kill_switches_the_machine_off() -> None:
     expect(output, r"Breakpoint 1, .*work", r"Inferior 1 .* killed")
 
 
-def test_the_command_serves_gdb_and_a_leaving_gdb_lets_the_vm_run() -> None:
-    arguments = ["run", "--kernel", str(GUEST), "--memory", "64M", "--vcpus", "2", "--gdb", "0", "--gdb-wait"]
+@pytest.mark.parametrize("described", [False, True], ids=["kernel", "system file"])
+def test_the_command_serves_gdb_and_a_leaving_gdb_lets_the_vm_run(described: bool, tmp_path: Path) -> None:
+    system = tmp_path / "system.toml"
+    system.write_text(f'[primary]\nkind = "native"\nimage = "{GUEST}"\nmemory = "64M"\nvcpus = 2\n')
+    kernel = ["--kernel", str(GUEST), "--memory", "64M", "--vcpus", "2"]
+    arguments = ["run", *([str(system)] if described else kernel), "--gdb", "0", "--gdb-wait"]
     program = [sys.executable, "-c", "import sys; from gunyah.cli.main import main; sys.exit(main(sys.argv[1:]))"]
     with subprocess.Popen(
-        [*program, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*program, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as run:
-        assert run.stderr is not None
+        assert run.stdout is not None
         port = None
-        for line in run.stderr:
+        for line in run.stdout:
             found = re.search(r"the VM waits for gdb: target extended-remote 127\.0\.0\.1:(\d+)", line)
             if found is not None:
                 port = found[1]
@@ -167,7 +174,7 @@ def test_the_command_serves_gdb_and_a_leaving_gdb_lets_the_vm_run() -> None:
         assert port is not None
         if GDB is None:
             run.send_signal(signal.SIGTERM)
-            assert run.wait(timeout=60) == 128 + signal.SIGTERM
+            run.communicate(timeout=60)
             return
         # Nothing has run yet, however long it takes gdb to come.
         time.sleep(0.1)
@@ -175,4 +182,5 @@ def test_the_command_serves_gdb_and_a_leaving_gdb_lets_the_vm_run() -> None:
         words = [word for command in commands for word in ("-ex", command)]
         done = subprocess.run([GDB, "-nx", "-batch", *words, str(GUEST)], capture_output=True, text=True, timeout=60)
         expect(done.stdout, r"<_start>", r"Breakpoint 1, .*work", r"Inferior 1 \(process 3\) detached")
-        assert run.wait(timeout=60) == 0
+        run.communicate(timeout=60)
+        assert run.returncode == 0
