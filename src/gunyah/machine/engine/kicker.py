@@ -12,6 +12,7 @@ import ctypes
 import os
 import signal
 import struct
+import time
 from typing import Any, Final
 
 from .unicorn_private import EngineUnavailable, ExecutableMemory
@@ -115,7 +116,9 @@ class Kicker:
         """
         self._runs += 1
         self._block[5] = self._runs
-        if not now_ns < self._armed_ns <= deadline_ns:
+        # The time is taken again, now that the thread can see the run: if this thread had to wait since ``now_ns``, the
+        # timer may have fired at nobody meanwhile, and the run would go on for ever.
+        if now_ns >= self._armed_ns or not time.monotonic_ns() < self._armed_ns <= deadline_ns:
             self._armed_ns = deadline_ns
             struct.pack_into("<4q", self._spec, 0, 0, 0, deadline_ns // 1_000_000_000, deadline_ns % 1_000_000_000)
             self._set(self.descriptor, _TFD_TIMER_ABSTIME, self._spec_address, None)
