@@ -18,7 +18,7 @@ from typing import Final
 
 from gunyah.host.loop import HostLoop
 from gunyah.host.terminal import Escape
-from gunyah.machine.pl011 import IMSC, INT_RT, INT_RX, PL011
+from gunyah.machine.pl011 import PL011
 
 __all__ = ["NativeConsole"]
 
@@ -30,12 +30,12 @@ OUTPUT_MAX: Final = 1 << 20
 """Bytes of output that are kept for a reader; what comes on top is lost."""
 HOLD_SECONDS: Final = 0.05
 """How long a guest that was slowed down waits for the reader between its turns."""
-LISTEN_SECONDS: Final = 10.0
-"""A guest that does nothing to show that it listens gets its input after this time."""
 POLLS: Final = 100
 """A guest that asks for the flags so often without sending anything waits for input."""
-SETTLE_SECONDS: Final = 0.05
-"""Linux's driver empties the receiver once more after it has enabled its interrupts."""
+ENABLES: Final = 2
+"""Linux's driver enables its interrupts, empties the receiver, and enables them again."""
+SETTLE_SECONDS: Final = 1.0
+"""A guest that enables them once gets its input after this time."""
 
 
 class NativeConsole:
@@ -51,8 +51,7 @@ class NativeConsole:
         self._pending = bytearray()
         self._escape = Escape()
         self._listening = False
-        self._listens_from = time.monotonic() + LISTEN_SECONDS
-        self._enabled = False
+        self._enabled_at: float | None = None
         self._watched = False
         # Files and /dev/null cannot be watched: they are read as the guest takes what they hold.
         self._unwatchable = False
@@ -76,8 +75,8 @@ class NativeConsole:
             self._read()
         if self._pending:
             self._feed()
-            if self._pending and not self._listening:
-                wait = max(0.0, self._listens_from - time.monotonic())
+            if self._pending and not self._listening and self._enabled_at is not None:
+                wait = max(0.0, self._enabled_at + SETTLE_SECONDS - time.monotonic())
                 timeout = wait if timeout is None else min(timeout, wait)
         return self._loop.poll(timeout)
 
@@ -134,11 +133,11 @@ class NativeConsole:
 
     def _feed(self) -> None:
         if not self._listening:
-            now = time.monotonic()
-            if not self._enabled and self._uart.read(IMSC, 4) & (INT_RX | INT_RT):
-                self._enabled = True
-                self._listens_from = min(self._listens_from, now + SETTLE_SECONDS)
-            self._listening = now >= self._listens_from or self._uart.polls >= POLLS
+            enables, now = self._uart.enables, time.monotonic()
+            if enables and self._enabled_at is None:
+                self._enabled_at = now
+            settled = self._enabled_at is not None and now >= self._enabled_at + SETTLE_SECONDS
+            self._listening = settled or enables >= ENABLES or self._uart.polls >= POLLS
         if self._listening and self._pending:
             del self._pending[: self._uart.feed(bytes(self._pending))]
             self._watch()

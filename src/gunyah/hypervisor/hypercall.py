@@ -51,7 +51,7 @@ def _source(call: Hypercall, handler: bool, native: bool) -> str:
     error = f"& {U32:#x}" if native else f"& {U64:#x}"
     count = len(call.results)
     zeros = "0, " * count
-    lines = ["def entry(vcpu):", "    x = vcpu.x"]
+    lines = ["def entry(vcpu):", *(["    x = vcpu.x"] if call.arguments else [])]
     answer = "vcpu.answer_native" if native else "vcpu.answer_smccc"
     refuse = f"{answer}(({{}} {error}, {zeros})); return"
     if native:
@@ -108,9 +108,10 @@ def _source(call: Hypercall, handler: bool, native: bool) -> str:
     lines.append(f"        {answer}((failure.code {error}, *results, *ZEROS[{count} - len(results)]))")
     lines.append("        return")
     ok = "" if not call.has_error else "0, "
-    lines.append(f"    if result is None: {answer}(({ok}{zeros}))")
+    whole = f"({ok}*result,)" if call.has_error else "result"
+    lines.append(f"    if result.__class__ is tuple: {answer}({whole})")
+    lines.append(f"    elif result is None: {answer}(({ok}{zeros}))")
     lines.append(f"    elif result is DEFERRED: vcpu.complete = {answer}")
-    lines.append(f"    elif result.__class__ is tuple: {answer}(({ok}*result,))")
     lines.append(f"    else: {answer}((result {error}, {zeros}))")
     return "\n".join(lines)
 

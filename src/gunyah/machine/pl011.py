@@ -73,6 +73,8 @@ class PL011:
         self._line = False
         self.polls = 0
         """How often the guest has asked for the flags since it last sent or received something."""
+        self.enables = 0
+        """How often the guest has written IMSC with a receive interrupt enabled."""
 
     # The host's side
 
@@ -141,6 +143,8 @@ class PL011:
             self._raw &= ~value
         elif offset == IMSC:
             self._mask = value & INT_ALL
+            if value & (INT_RX | INT_RT):
+                self.enables += 1
         elif offset == CR:
             self._cr = value & 0xFF87
         elif offset == LCR_H:
