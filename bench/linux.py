@@ -65,7 +65,7 @@ def _qemu(kernel: Path, *more: str) -> list[str]:
             "-no-reboot", "-kernel", str(kernel), *more]  # fmt: skip
 
 
-def _session(command: Sequence[str]) -> dict[str, float]:
+def _conversation(command: Sequence[str]) -> dict[str, float]:
     """CPU seconds of the boot and of each step; peak resident bytes at the shell."""
     with Machine(command) as machine:
         at = machine.wait(PROMPT)
@@ -92,7 +92,7 @@ def _linux(rounds: int, missing: dict[str, str]) -> Mapping[str, Sequence[float]
         sides.append((theirs, _qemu(kernel, "-initrd", str(ramdisk), "-append", BOOTARGS)))
     for _ in range(rounds):
         for collected, command in sides:
-            for name, value in _session(command).items():
+            for name, value in _conversation(command).items():
                 collected[name].append(value)
     results: dict[str, Sequence[float]] = {f"linux_{name}": ours[name] for name in WORDS}
     results["linux_resident"] = [value / 1e6 for value in ours["resident"]]

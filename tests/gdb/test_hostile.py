@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gunyah.host.gdb.conversation import Conversation
 from gunyah.host.gdb.registers import REGISTERS
-from gunyah.host.gdb.session import Session
 
 from .rig import AT, Machine
 
@@ -52,13 +52,13 @@ def machine() -> Iterator[Machine]:
 @given(packets=st.lists(SHAPED, max_size=12), run=st.booleans())
 def test_any_packets_leave_a_machine_that_runs(machine: Machine, packets: list[bytes], run: bool) -> None:
     sent: list[bytes] = []
-    session = Session(machine.hv, sent.append)
+    conversation = Conversation(machine.hv, sent.append)
     before = machine.system.clock.ticks()
     for packet in packets:
-        session.packet(packet)
+        conversation.packet(packet)
         if run:
             machine.system.run(timeout=0.0001)
-    session.close()
+    conversation.close()
     assert not [remark for remark in machine.hv.remarks if remark.startswith("gdb:")]
     assert machine.system.stopped is None
     # Whatever was done to the guest's registers, it can be put back to work.
@@ -83,17 +83,17 @@ def test_whatever_tables_a_guest_has_memory_is_bytes_or_error_14(
     machine: Machine, values: list[int], address: int, size: int, table: int
 ) -> None:
     sent: list[bytes] = []
-    session = Session(machine.hv, sent.append)
+    conversation = Conversation(machine.hv, sent.append)
     # Tables in its own memory, in nobody's, or that lead to themselves; the MMU is on.
     values[0] |= 1
     for number, value in zip(SYSTEM, values, strict=True):
         if REGISTERS[number].name.startswith("TTBR") and table:
             value = AT["_start"] + table * 0x1000
             machine.hv.memory.write(value, (value | 3).to_bytes(8, "little") * 512)
-        session.packet(b"P%x=%s" % (number, value.to_bytes(8, "little").hex().encode()))
+        conversation.packet(b"P%x=%s" % (number, value.to_bytes(8, "little").hex().encode()))
     sent.clear()
-    session.packet(b"m%x,%x" % (address, size))
-    session.packet(b"m%x,%x" % (address & 0xFFF_FFFF_FFFF, size))
-    session.close()
+    conversation.packet(b"m%x,%x" % (address, size))
+    conversation.packet(b"m%x,%x" % (address & 0xFFF_FFFF_FFFF, size))
+    conversation.close()
     assert all(answer[1:2] in b"0123456789abcdef" or answer.startswith(b"$E14") for answer in sent)
     assert not [remark for remark in machine.hv.remarks if remark.startswith("gdb:")]

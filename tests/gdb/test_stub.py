@@ -317,8 +317,8 @@ def test_stopping_one_vm_does_not_stop_the_others(machine: Machine, gdb: Client)
 def test_a_breakpoint_of_another_vm_in_shared_memory_is_passed_over(machine: Machine, gdb: Client) -> None:
     connection = machine.server._connection
     assert connection is not None
-    connection.session.target.breakpoints.insert(99, 0x1234_5678, AT["work"])
-    connection.session.target.breakpoints.insert(99, 0x1234_0000, AT["wait"])
+    connection.conversation.target.breakpoints.insert(99, 0x1234_5678, AT["work"])
+    connection.conversation.target.breakpoints.insert(99, 0x1234_0000, AT["wait"])
     assert gdb.go() == "W00;process:3"
     assert machine.hv.memory.read_u64(AT["counter"]) == 6
 

@@ -32,7 +32,7 @@ CLOSING_WAIT_NS: Final = 30_000_000_000
 """How long a tty that its user has closed is kept open for what he wrote (closing_wait of a serial port)."""
 
 
-class _Session:
+class _Visit:
     """One opening of a tty on behalf of the user. Its methods run inside the VM unless they say otherwise."""
 
     def __init__(self, bridge: TtyBridge) -> None:
@@ -130,8 +130,8 @@ class TtyBridge(PtyListener):
         self.hub = hub
         self.name = name
         self.pty: Pty | None = None
-        self._session: _Session | None = None
-        self._next: _Session | None = None
+        self._visit: _Visit | None = None
+        self._next: _Visit | None = None
         self._pump_posted = False
         self._make()
 
@@ -162,49 +162,49 @@ class TtyBridge(PtyListener):
     @property
     def busy(self) -> bool:
         """The tty is open, or being opened, on behalf of a user."""
-        return self._session is not None
+        return self._visit is not None
 
     @property
     def held(self) -> int:
         """Bytes of the user's that wait for room in the VM."""
-        return len(self._session.input) if self._session is not None else 0
+        return len(self._visit.input) if self._visit is not None else 0
 
     # -- what the pseudo-terminal tells --------------------------------------------------------------------------------
 
     def on_open(self) -> None:
         """Open the tty, or go on with the opening whose last bytes are still on their way."""
-        session = self._session
-        if session is not None and not session.closing:
-            self.hub.post(session.go_on)
-        elif session is None:
-            self._start(_Session(self))
+        visit = self._visit
+        if visit is not None and not visit.closing:
+            self.hub.post(visit.go_on)
+        elif visit is None:
+            self._start(_Visit(self))
         else:
-            self._next = _Session(self)
+            self._next = _Visit(self)
             self.hub.opening += 1
 
-    def _start(self, session: _Session, counted: bool = False) -> None:
-        self._session = session
+    def _start(self, visit: _Visit, counted: bool = False) -> None:
+        self._visit = visit
         hub = self.hub
         if not counted:
             hub.opening += 1
-        hub.post(lambda: hub.kernel.scheduler.spawn(session.run, name=f"pty {self.name}"))
+        hub.post(lambda: hub.kernel.scheduler.spawn(visit.run, name=f"pty {self.name}"))
 
     def on_close(self) -> None:
         """The tty closes when all input is out."""
-        session = self._next or self._session
-        if session is not None:
-            self.hub.post(session.end)
+        visit = self._next or self._visit
+        if visit is not None:
+            self.hub.post(visit.end)
 
     def input_room(self) -> int:
-        """As much as the session's buffer takes."""
-        session = self._next or self._session
-        return session.room() if session is not None else 0
+        """As much as the visit's buffer takes."""
+        visit = self._next or self._visit
+        return visit.room() if visit is not None else 0
 
     def on_input(self, data: bytes) -> None:
         """Keep it for the tty, behind the opening of any terminal that was opened before it was written."""
-        session = self._next or self._session
-        assert session is not None
-        session.input += data
+        visit = self._next or self._visit
+        assert visit is not None
+        visit.input += data
         self.hub.look()
         self.request_pump()
 
@@ -213,7 +213,7 @@ class TtyBridge(PtyListener):
         self.request_pump()
 
     def resume(self) -> None:
-        """The session has room for input again."""
+        """The visit has room for input again."""
         if self.pty is not None:
             self.pty.resume()
 
@@ -225,14 +225,14 @@ class TtyBridge(PtyListener):
 
     def _pump(self) -> None:
         self._pump_posted = False
-        if self._session is not None:
-            self._session.pump()
+        if self._visit is not None:
+            self._visit.pump()
 
-    # -- what the session tells ----------------------------------------------------------------------------------------
+    # -- what the visit tells ----------------------------------------------------------------------------------------
 
-    def over(self, session: _Session, hung_up: bool) -> None:
+    def over(self, visit: _Visit, hung_up: bool) -> None:
         """The tty is closed; open it again for a user who came meanwhile, and hang him up if it was hung up."""
-        self._session = None
+        self._visit = None
         following, self._next = self._next, None
         if hung_up:
             if following is not None:
@@ -241,12 +241,12 @@ class TtyBridge(PtyListener):
         elif following is not None:
             self._start(following, counted=True)
         elif self.pty is not None and self.pty.is_open:
-            self._start(_Session(self))
+            self._start(_Visit(self))
 
     def refused(self, sentence: str) -> None:
         """The tty could not be opened: the user's open fails late, as a hang-up."""
         self.hub.remark(f"{self.port} could not be opened: {sentence}")
-        self._session = None
+        self._visit = None
         self._hang_up()
 
     def _hang_up(self) -> None:
@@ -261,8 +261,8 @@ class TtyBridge(PtyListener):
         if self.pty is not None:
             self.pty.close()
             self.pty = None
-        if self._session is not None:
-            self.hub.post(self._session.end)
+        if self._visit is not None:
+            self.hub.post(self._visit.end)
 
 
 class TtyBridges:

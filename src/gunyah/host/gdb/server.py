@@ -16,8 +16,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from gunyah.host.errors import HostError, reason
+from gunyah.host.gdb.conversation import Conversation
 from gunyah.host.gdb.protocol import PacketReader, Signal
-from gunyah.host.gdb.session import Session
 from gunyah.host.gdb.target import first_vcpu, virtual_machines
 from gunyah.host.loop import HostLoop, Timer
 from gunyah.hypervisor.vcpu import Block, Vcpu
@@ -48,7 +48,7 @@ class _Connection:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         loop.add_reader(sock.fileno(), self._readable)
-        self.session = Session(hv, self._send)
+        self.conversation = Conversation(hv, self._send)
         self._look()
 
     @property
@@ -57,7 +57,7 @@ class _Connection:
 
     def _look(self) -> None:
         if self.alive:
-            self.session.look()
+            self.conversation.look()
             self._timer = self._loop.call_later(LOOK_SECONDS, self._look)
 
     def _readable(self) -> None:
@@ -74,23 +74,23 @@ class _Connection:
             if not self.alive:
                 return
             self._received(item)
-            if self.session.over and not self._unsent:
+            if self.conversation.over and not self._unsent:
                 self.close()
 
     def _received(self, item: bytes | Signal) -> None:
-        session = self.session
+        conversation = self.conversation
         if item is Signal.INTERRUPT:
-            session.interrupt()
+            conversation.interrupt()
         elif item is Signal.AGAIN:
-            if session.acknowledging and self._last:
+            if conversation.acknowledging and self._last:
                 self._write(self._last)
         elif item is Signal.DAMAGED:
-            if session.acknowledging:
+            if conversation.acknowledging:
                 self._write(b"-")
         elif isinstance(item, bytes):
-            if session.acknowledging:
+            if conversation.acknowledging:
                 self._write(b"+")
-            session.packet(item)
+            conversation.packet(item)
 
     def _send(self, packet: bytes) -> None:
         self._last = packet
@@ -117,7 +117,7 @@ class _Connection:
             self._loop.add_writer(self._socket.fileno(), self._writable)
         else:
             self._loop.remove_writer(self._socket.fileno())
-            if self.session.over:
+            if self.conversation.over:
                 self.close()
 
     def close(self) -> None:
@@ -128,7 +128,7 @@ class _Connection:
         self._loop.remove_reader(self._socket.fileno())
         self._loop.remove_writer(self._socket.fileno())
         self._socket.close()
-        self.session.target.close()
+        self.conversation.target.close()
         self._gone()
 
 
@@ -176,7 +176,7 @@ class GdbServer:
             return
         kept, self._kept = self._kept, []
         self._connection = _Connection(self._loop, self._hv, sock, self._gone)
-        target = self._connection.session.target
+        target = self._connection.conversation.target
         for vcpu in kept:
             if not target.held(vcpu):
                 target.hold([vcpu])
@@ -193,7 +193,7 @@ class GdbServer:
         connection = self._connection
         if connection is None:
             return
-        connection.session.close()
+        connection.conversation.close()
         if self._hv.stopped is not None:
             until = time.monotonic() + linger
             while connection.alive and time.monotonic() < until:

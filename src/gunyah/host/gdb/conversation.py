@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from gunyah.hypervisor.hypervisor import Hypervisor
     from gunyah.hypervisor.vcpu import Vcpu
 
-__all__ = ["Session"]
+__all__ = ["Conversation"]
 
 _OK: Final = b"OK"
 _UNSUPPORTED: Final = b""
@@ -59,7 +59,7 @@ class Refused(Exception):
     """A request that cannot be done; gdb shows the sentence."""
 
 
-class Session:
+class Conversation:
     """Takes packets with ``packet`` and gives answers to ``send`` (framed bytes)."""
 
     def __init__(self, hv: Hypervisor, send: Callable[[bytes], object]) -> None:
