@@ -135,7 +135,7 @@ def test_what_an_opener_left_unread_is_not_read_by_the_next(loop: HostLoop, pty:
     assert port.events == ["open", "close"] * 2
 
 
-def test_two_openers_are_one_session(loop: HostLoop, pty: Pty, port: Port) -> None:
+def test_two_openers_are_one_visit(loop: HostLoop, pty: Pty, port: Port) -> None:
     first = os.open(pty.link, os.O_RDWR | os.O_NOCTTY)
     run_until(loop, lambda: pty.is_open)
     second = os.open(pty.link, os.O_RDWR | os.O_NOCTTY)
