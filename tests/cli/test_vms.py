@@ -182,3 +182,11 @@ def test_codes_are_explained_without_a_running_system(shell: Shell) -> None:
     assert "errno -ENODEV" in said and "exit type PLATFORM_OFF (1): the guest switched itself off" in said
     assert "'wrong' is no error" in shell.refused("explain", "wrong")
     assert "no system is running" in shell.refused("explain")
+
+
+def test_a_code_is_explained_as_the_drivers_and_sources_spell_it(shell: Shell) -> None:
+    said = shell.run("explain", "-ENODEV").stdout
+    assert "-ENODEV: errno -ENODEV (-19): No such device" in said and "from RM error NORESOURCE" in said
+    assert shell.run("explain", "-19", "--json").stdout.count("ENODEV") == 1
+    assert "do you mean ENODEV" in shell.refused("explain", "-ENODEF")
+    assert "unrecognized arguments: --colour" in shell.refused("explain", "--colour")

@@ -79,6 +79,9 @@ def _parser(chosen: str | None) -> Parser:
 def _run(arguments: Sequence[str]) -> int:
     chosen = next((word for word in arguments if not word.startswith("-")), None)
     parser = _parser(chosen)
+    as_typed = getattr(_module(chosen), "as_typed", None) if chosen in COMMANDS else None
+    if as_typed is not None:
+        arguments = as_typed(arguments)
     options = parser.parse_args(arguments)
     if options.command is None:
         parser.print_help()
