@@ -7,6 +7,7 @@ object and every byte of heap is back.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -27,7 +28,7 @@ PATIENCE = 500
 """So many naps without an act mean that the attackers are stuck."""
 
 
-class Attack:
+class Attack(ABC):
     """One machine under attack. Subclasses build it and set ``hv`` and ``bystander``."""
 
     hv: Hypervisor
@@ -61,9 +62,9 @@ class Attack:
 
     # -- running -------------------------------------------------------------------------------------------------------
 
+    @abstractmethod
     def attackers(self) -> Iterable[Vcpu]:
         """vCPUs to wake up when nothing in the machine will ever happen by itself."""
-        raise NotImplementedError
 
     def run(self) -> list[str]:
         """Let the acts happen, then judge; the findings."""
@@ -118,9 +119,9 @@ class Attack:
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
+    @abstractmethod
     def bury(self) -> None:
         """End the hostile VMs and see that nothing of them is left."""
-        raise NotImplementedError
 
     def _kill(self, vcpus: Sequence[Vcpu]) -> None:
         hv = self.hv

@@ -8,6 +8,7 @@ driver leaves (devres).
 from __future__ import annotations
 
 import errno
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -52,20 +53,20 @@ class Device:
         return f"<device {self.name}>"
 
 
-class Driver:
+class Driver(ABC):
     """struct device_driver: subclasses set ``name`` and override probe and remove."""
 
     name = ""
 
+    @abstractmethod
     def probe(self, dev: Device) -> None:
         """Take the device; raises OSError, FdtError or ProbeDefer to leave it."""
-        raise NotImplementedError
 
     def remove(self, dev: Device) -> None:
         """Leave the device: called before its devres actions run."""
 
 
-class Bus:
+class Bus(ABC):
     """struct bus_type."""
 
     def __init__(self, name: str, core: DriverCore) -> None:
@@ -77,9 +78,9 @@ class Bus:
         self._devices_dir = directory.ensure("devices")
         self._drivers_dir = directory.ensure("drivers")
 
+    @abstractmethod
     def match(self, dev: Device, driver: Driver) -> bool:
         """Whether the driver is for this device."""
-        raise NotImplementedError
 
     # -- devices -------------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ either takes the message or raises.
 from __future__ import annotations
 
 import errno
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -36,7 +37,7 @@ class TxDone(Flag):
     ACK = auto()
 
 
-class MboxController:
+class MboxController(ABC):
     """struct mbox_controller: subclasses are drivers and override the four hooks.
 
     ``dev`` is the device that owns it; ``txpoll_period_ns`` the interval of polling, when tx-done is found by polling.
@@ -50,11 +51,11 @@ class MboxController:
         self.dev = dev
         self.chans = [MboxChan(self, index) for index in range(channels)]
 
+    @abstractmethod
     def send_data(self, chan: MboxChan, data: Any) -> None:
         """Send now, without blocking; raising BlockingIOError (EAGAIN) leaves the message queued for the next tx-
         done.
         """
-        raise NotImplementedError
 
     def startup(self, chan: MboxChan) -> None:
         """A client takes the channel; raises OSError to refuse."""

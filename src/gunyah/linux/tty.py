@@ -9,6 +9,7 @@ and unthrottled when a reader has made room.
 from __future__ import annotations
 
 import errno
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -63,7 +64,7 @@ class TtyPort:
             self.tty.wakeup()
 
 
-class TtyDriver:
+class TtyDriver(ABC):
     """struct tty_driver and its operations; subclasses are drivers. ``ports`` maps indices of registered devices."""
 
     driver_name = ""
@@ -80,13 +81,13 @@ class TtyDriver:
     def shutdown(self, port: TtyPort) -> None:
         """Last close or hang-up; may block; must not fail."""
 
+    @abstractmethod
     def write(self, port: TtyPort, data: bytes) -> int:
         """Take bytes for output, without blocking; how many."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write_room(self, port: TtyPort) -> int:
         """Bytes that ``write`` would take now."""
-        raise NotImplementedError
 
     def chars_in_buffer(self, port: TtyPort) -> int:
         """Bytes taken and not yet sent."""
