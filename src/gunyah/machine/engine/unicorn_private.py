@@ -157,7 +157,6 @@ class Library:
         self.dll: Any = ctypes.PyDLL(binding.uclib._name)
         self._declare()
         self.offsets = _probe(self, _decode(self))
-        _spare_reset_dirty(self)
 
     def _declare(self) -> None:
         pointer, u64, u32 = ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32
@@ -498,77 +497,11 @@ def _probe_exits(library: Library, uc: Any, offsets: Offsets, refuse: Any) -> No
         )
 
 
-def _linkage_slot(library: Library, symbol: str, address: int) -> int:
-    """Find the place from which the library takes the address of one of its own exported functions (ELF,
-    R_X86_64_JUMP_SLOT).
-    """
-
-    class Where(ctypes.Structure):
-        _fields_ = (("file", ctypes.c_char_p), ("base", ctypes.c_void_p), ("name", ctypes.c_char_p),
-                    ("address", ctypes.c_void_p))  # fmt: skip
-
-    where = Where()
-    if not ctypes.PyDLL(None).dladdr(ctypes.c_void_p(address), ctypes.byref(where)) or not where.base:
-        raise EngineUnavailable("the dynamic linker does not know where unicorn is loaded")
-    base = int(where.base)
-    program_headers = u64_at(base + 0x20).value
-    tables: dict[int, int] = {}
-    for n in range(u16_at(base + 0x38).value):
-        header = base + program_headers + 0x38 * n
-        if u32_at(header).value == 2:
-            entry = base + u64_at(header + 0x10).value
-            while tag := u64_at(entry).value:
-                tables[tag] = u64_at(entry + 8).value
-                entry += 16
-    strings, symbols, relocations = (
-        tables[tag] if tables[tag] > base else tables[tag] + base for tag in (5, 6, 23)
-    )
-    wanted = symbol.encode() + b"\0"
-    found: list[int] = []
-    for place, info, _ in struct.iter_unpack("<QQq", ctypes.string_at(relocations, tables[2])):
-        if info & 0xFFFF_FFFF == 7:
-            name = strings + u32_at(symbols + 24 * (info >> 32)).value
-            if ctypes.string_at(name, len(wanted)) == wanted:
-                found.append(base + place)
-    if len(found) != 1:
-        raise EngineUnavailable(f"this build of unicorn 2.1.4 is not the verified one: {len(found)} links to {symbol}")
-    return found[0]
-
-
-_spared: list[ExecutableMemory] = []
-
-
-def _spare_reset_dirty(library: Library) -> None:
-    """Keep the library from searching its whole TLB after each translation, in engines of this project only.
-
-    It does so to notice stores to code through a TLB entry that has seen stores before, a tenth of the time that Linux
-    needs to boot. Stores to code without instruction cache maintenance are not architectural, and maintenance is
-    honoured here (`intercept`), which the library by itself does not do. Engines of this project are those that
-    have `no_exit_request` set.
-    """
-    if _spared:
-        return
-    original = ctypes.cast(library.reset_dirty, ctypes.c_void_p).value or 0
-    to_uc = library.text("tlb_vaddr_to_paddr_aarch64", 0x60)
-    match = re.search(rb"\x4c\x8b\xb7(....)\x48\x89\xf7", to_uc, re.DOTALL)
-    if match is None:
-        raise EngineUnavailable("this build of unicorn 2.1.4 is not the verified one: CPUARMState has no engine")
-    env_uc = library.offsets.cpu_env + int.from_bytes(match.group(1), "little")
-    slot = _linkage_slot(library, "tlb_reset_dirty_by_vaddr_aarch64", original)
-    memory = ExecutableMemory()
-    code = (
-        b"\x48\x8b\x87" + struct.pack("<i", env_uc)  # mov rax, [rdi + uc]
-        + b"\x80\xb8" + struct.pack("<i", library.offsets.uc_no_exit_request) + b"\x00"  # cmp byte [rax + flag], 0
-        + b"\x74\x01"  # je elsewhere
-        + b"\xc3"  # ret
-        + b"\x48\xb8" + struct.pack("<Q", original)  # elsewhere: mov rax, original
-        + b"\xff\xe0"  # jmp rax
-    )  # fmt: skip
-    u64_at(slot).value = memory.place(code)
-    _spared.append(memory)
-
-
 @functools.cache
 def library() -> Library:
     """Load and check libunicorn, once per process; raises `EngineUnavailable`."""
-    return Library()
+    from .linkage import spare_own_engines
+
+    loaded = Library()
+    spare_own_engines(loaded)
+    return loaded
