@@ -63,11 +63,17 @@ def _accept_exclusive(rm: ResourceManager, vm: Vm, parcel: Memparcel, ipa: int, 
         raise RmFailure(
             RmError.VALIDATE_FAILED, f"{parcel} must give VM {vm.vmid} rwx and no other VM anything: {parcel.members}"
         )
+    if parcel.type_code != MemType.NORMAL:
+        raise RmFailure(
+            RmError.ARGUMENT_INVALID, f"{parcel} is of memory type {parcel.type_code}, normal (0) is needed"
+        )
+    if parcel.attributes and parcel.trans_type is MemTrans.LEND:
+        raise RmFailure(RmError.VALIDATE_FAILED, f"{parcel} is lent with memory attributes; a VM's own memory has none")
     if config_of(vm).memory.direct:
-        rm.parcels.accept(vm, parcel.handle, parcel.mem_type, parcel.trans_type, flags)
+        rm.parcels.accept(vm, parcel.handle, parcel.type_code, parcel.trans_type, flags)
         return
     where = [SglEntry(ipa, parcel.size)]
-    rm.parcels.accept(vm, parcel.handle, parcel.mem_type, parcel.trans_type, flags | _CONTIGUOUS, sgl=where)
+    rm.parcels.accept(vm, parcel.handle, parcel.type_code, parcel.trans_type, flags | _CONTIGUOUS, sgl=where)
 
 
 def accept_image(rm: ResourceManager, vm: Vm) -> None:
@@ -137,7 +143,7 @@ def _accept_io(rm: ResourceManager, vm: Vm, parcel: Memparcel, device: DeviceCon
     acl = device.acl or [AclEntry(member.vmid, member.rights) for member in parcel.members]
     attributes = device.attributes or parcel.attributes
     flags |= MemAcceptFlag.VALIDATE_ACL_ATTR
-    rm.parcels.accept(vm, parcel.handle, parcel.mem_type, parcel.trans_type, flags, acl=acl, attributes=attributes)
+    rm.parcels.accept(vm, parcel.handle, parcel.type_code, parcel.trans_type, flags, acl=acl, attributes=attributes)
     if device.memory is not None and device.memory.tag is not None:
         parcel.tag, parcel.tag_set = device.memory.tag, True
 
@@ -146,10 +152,10 @@ def accept_at(rm: ResourceManager, vm: Vm, parcel: Memparcel, ipa: int) -> None:
     """Accept a memparcel at one address (or one to one where nothing else is possible)."""
     flags = int(_DONE) | _sanitize_flag(vm, parcel, _owner_sensitive(rm, parcel))
     if config_of(vm).memory.direct or parcel.mem_type is MemType.IO:
-        rm.parcels.accept(vm, parcel.handle, parcel.mem_type, parcel.trans_type, flags)
+        rm.parcels.accept(vm, parcel.handle, parcel.type_code, parcel.trans_type, flags)
         return
     where = [SglEntry(ipa, parcel.size)]
-    rm.parcels.accept(vm, parcel.handle, parcel.mem_type, parcel.trans_type, flags | int(_CONTIGUOUS), sgl=where)
+    rm.parcels.accept(vm, parcel.handle, parcel.type_code, parcel.trans_type, flags | int(_CONTIGUOUS), sgl=where)
 
 
 def _owner_sensitive(rm: ResourceManager, parcel: Memparcel) -> bool:
@@ -164,9 +170,9 @@ def accept_remaining(rm: ResourceManager, vm: Vm) -> None:
         if member is None or member.shared or parcel.is_private(vm.vmid) or parcel.trans_type is MemTrans.DONATE:
             continue
         flags = int(_DONE) | _sanitize_flag(vm, parcel, _owner_sensitive(rm, parcel))
-        if parcel.mem_type is MemType.NORMAL and not config_of(vm).memory.direct:
+        if parcel.type_code == MemType.NORMAL and not config_of(vm).memory.direct:
             flags |= int(_CONTIGUOUS)
-        rm.parcels.accept(vm, parcel.handle, parcel.mem_type, parcel.trans_type, flags)
+        rm.parcels.accept(vm, parcel.handle, parcel.type_code, parcel.trans_type, flags)
 
 
 def accept_private(rm: ResourceManager, vm: Vm, size: int) -> int:

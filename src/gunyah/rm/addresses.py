@@ -18,7 +18,7 @@ from gunyah.abi.rm import (
     SetTimeBase,
     VmStatus,
 )
-from gunyah.abi.types import PAGE_MASK, VMID_HLOS
+from gunyah.abi.types import PAGE_MASK, PAGE_SIZE, U64, VMID_HLOS
 from gunyah.rm.address import AddressUnavailable, Tag
 from gunyah.rm.errors import RmFailure
 from gunyah.rm.vm import Vm
@@ -39,36 +39,35 @@ def _ipa_reserve(rm: ResourceManager, client: Vm, payload: bytes) -> bytes:
     request = IpaReserve.unpack(payload)
     if request.kind not in (IpaReserveKind.FIXED, IpaReserveKind.ALLOCATE):
         raise RmFailure(RmError.MSG_INVALID, f"kind {request.kind} is neither fixed (0) nor allocate (1)")
-    _check_constraints(request.generic_constraints, request.platform_constraints)
+    _check_constraints(client, request.generic_constraints, request.platform_constraints)
     tag = Tag(request.generic_constraints, request.platform_constraints)
     if request.kind == IpaReserveKind.FIXED:
         ranges = IpaFixedList.unpack(request.rest).entries
-        _require_tags(client)
-        _reserve(objects, [(base, size, size, 0x1000) for base, size in ranges], tag, fixed=True)
+        _reserve(client, objects, [(base, size, size, PAGE_SIZE) for base, size in ranges], tag, fixed=True)
         return b""
     entries = IpaAllocateList.unpack(request.rest).entries
-    _require_tags(client)
-    return IpaAllocateReply(tuple(_reserve(objects, list(map(tuple, entries)), tag, fixed=False))).pack()
+    return IpaAllocateReply(tuple(_reserve(client, objects, list(map(tuple, entries)), tag, fixed=False))).pack()
 
 
-def _check_constraints(generic: int, platform: int) -> None:
-    if generic in (0, _BASE_COMPATIBLE) and not platform:
+def _check_constraints(client: Vm, generic: int, platform: int) -> None:
+    if not platform and (generic == 0 or (generic == _BASE_COMPATIBLE and client.image is not None)):
         return
     if generic & ~(_ECC | _TAGGED | _NORMAL) or not generic & _NORMAL or platform:
         raise RmFailure(RmError.ARGUMENT_INVALID, f"constraints {generic:#x}, {platform:#x} cannot be met here")
 
 
-def _require_tags(client: Vm) -> None:
-    if client.vmid == VMID_HLOS:
-        raise RmFailure(RmError.DENIED, "the primary VM's addresses are not RM's to reserve")
-
-
-def _reserve(objects: VmObjects, entries: list[tuple[int, ...]], tag: Tag, *, fixed: bool) -> list[int]:
-    """Tag every range or none; the bases."""
+def _reserve(client: Vm, objects: VmObjects, entries: list[tuple[int, ...]], tag: Tag, *, fixed: bool) -> list[int]:
+    """Tag every range or none; the bases. Of the primary VM only an empty list can be reserved."""
     allocator = objects.memory.allocator
     done: list[tuple[int, int]] = []
     try:
         for base, region, size, alignment in entries:
+            if client.vmid == VMID_HLOS:
+                raise AddressUnavailable("the primary VM's addresses are not RM's to reserve")
+            if base == U64 and not fixed:
+                base, region = allocator.space.base, allocator.space.end - allocator.space.base
+            if alignment < PAGE_SIZE or alignment & alignment - 1:
+                raise AddressUnavailable(f"alignment {alignment:#x} is no power of two of at least a page")
             if (base | region | size) & PAGE_MASK:
                 raise AddressUnavailable(f"{base:#x}+{region:#x} is not of whole pages")
             if fixed:

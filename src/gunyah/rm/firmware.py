@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 from gunyah.abi.errors import Error, RmError
 from gunyah.abi.memory import Access
 from gunyah.abi.rm import (
+    AclEntry,
     AuthType,
     Empty,
     FwSetVmFirmware,
     HypErrorReply,
     MemAcceptFlag,
+    MemRights,
     MemTrans,
     MemType,
     MessageId,
@@ -77,9 +79,10 @@ def _set_vm_firmware(rm: ResourceManager, client: Vm, payload: bytes) -> bytes:
             f"{request.offset:#x}+{request.size:#x} is no firmware in the {parcel.size:#x}-byte {parcel}",
         )
     size = parcel.size
-    flags = int(MemAcceptFlag.DONE | MemAcceptFlag.MAP_CONTIGUOUS)
+    flags = int(MemAcceptFlag.DONE | MemAcceptFlag.MAP_CONTIGUOUS | MemAcceptFlag.VALIDATE_ACL_ATTR)
     own = rm.vms.lookup(VMID_RM)
-    assigned, _ = rm.parcels.accept(own, request.handle, MemType.NORMAL, MemTrans.DONATE, flags)
+    acl = [AclEntry(VMID_RM, MemRights.R | MemRights.W | MemRights.X)]
+    assigned, _ = rm.parcels.accept(own, request.handle, MemType.NORMAL, MemTrans.DONATE, flags, acl=acl)
     rm.firmware.address, rm.firmware.size = assigned[0].address, min(request.size, size)
     return b""
 

@@ -6,11 +6,11 @@ in each VM, a number of that VM's controller; the two are kept apart.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from gunyah.abi.errors import RmError
+from gunyah.abi.errors import Error, RmError
 from gunyah.abi.types import CAP_INVALID, U32
 from gunyah.guest.hypercall import HypercallFailed, Hypercalls
 from gunyah.rm.errors import RmFailure, failure_of
@@ -18,6 +18,10 @@ from gunyah.rm.vm import Vm
 from gunyah.rm.vm_objects import VmObjects
 
 __all__ = ["IrqManager", "LendState", "Lending"]
+
+
+_ACCEPT_ERRORS: Mapping[int, RmError] = {Error.NOMEM: RmError.NOMEM, Error.DENIED: RmError.DENIED}
+"""What VM_IRQ_ACCEPT answers when the hypervisor cannot bind; everything else is ARGUMENT_INVALID (rm-rpc.md 9)."""
 
 
 class LendState(Enum):
@@ -97,7 +101,9 @@ class IrqManager:
         try:
             self._hyp.hwirq_bind_virq(self._hwirqs[lending.number], objects.vic, virq)
         except HypercallFailed as failure:
-            raise failure_of(failure.error, f"interrupt {lending.number} as {virq} in VM {borrower.vmid}") from failure
+            code = _ACCEPT_ERRORS.get(failure.error, RmError.ARGUMENT_INVALID)
+            why = f"interrupt {lending.number} as {virq} in VM {borrower.vmid}: {failure}"
+            raise RmFailure(code, why) from failure
         objects.virqs.taken.add(virq)
         lending.state, lending.virq = LendState.ACCEPTED, virq
         return virq

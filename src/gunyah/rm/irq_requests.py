@@ -51,10 +51,12 @@ def _reclaim(rm: ResourceManager, client: Vm, payload: bytes) -> bytes:
 
 
 def _notify(rm: ResourceManager, client: Vm, payload: bytes) -> bytes:
-    request = IrqNotifyRequest.unpack(payload)
-    if request.flag != IrqNotify.LENT and len(payload) != 8:
+    # The list of VMs is looked at when the handle is known to be good.
+    head = IrqNotifyRequest.unpack(payload[:8])
+    if head.flag != IrqNotify.LENT and len(payload) != 8:
         raise RmFailure(RmError.MSG_INVALID, f"{len(payload)} bytes: only a notification of lending names VMs")
-    lending = rm.irqs.lookup(request.handle)
+    lending = rm.irqs.lookup(head.handle)
+    request = IrqNotifyRequest.unpack(payload)
     handle = IrqHandle(request.handle).pack()
     if request.flag == IrqNotify.LENT:
         _notify_lent(rm, client, lending, request)
@@ -73,12 +75,12 @@ def _notify(rm: ResourceManager, client: Vm, payload: bytes) -> bytes:
 
 def _notify_lent(rm: ResourceManager, client: Vm, lending: Lending, request: IrqNotifyRequest) -> None:
     _require(client.vmid == lending.owner, lending, f"VM {client.vmid} does not own it")
+    _require(lending.state is LendState.OFFERED, lending, "it is in use", RmError.IRQ_INUSE)
     if len(request.vmids) > 1 or any(vmid != lending.borrower for vmid in request.vmids):
         raise RmFailure(
             RmError.ARGUMENT_INVALID,
             f"interrupt {lending.number} is lent to VM {lending.borrower}, not to {request.vmids}",
         )
-    _require(lending.state is LendState.OFFERED, lending, "it is in use", RmError.IRQ_INUSE)
     if lending.borrower is not None:
         lent = IrqLent(lending.owner, request.handle, lending.label)
         rm.notify(lending.borrower, NotificationId.VM_IRQ_LENT, lent.pack())

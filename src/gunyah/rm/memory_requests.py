@@ -154,7 +154,7 @@ def _notify_shared(rm: ResourceManager, client: Vm, parcel: Memparcel, request: 
         parcel.tag, parcel.tag_set = request.mem_info_tag, True
     payload = MemShared(
         parcel.handle,
-        parcel.mem_type,
+        parcel.type_code,
         parcel.trans_type,
         int(parcel.sanitize_create),
         parcel.owner,
@@ -164,18 +164,31 @@ def _notify_shared(rm: ResourceManager, client: Vm, parcel: Memparcel, request: 
         tuple(region.size for region in parcel.regions[:LIST_MAX]),
         tuple(parcel.attributes),
     ).pack()
+    refusal: RmFailure | None = None
     for vmid in vmids:
         vm = rm.vms.lookup(vmid)
         if vm.state is VmStatus.READY:
-            # The VM cannot act for itself yet: RM accepts for it what matches its configuration (rm-rpc.md 8.6).
-            try:
-                process_memparcel(rm, vm, parcel)
-                notify_owner(rm, parcel, vmid, accepted=True)
-            except RmFailure as failure:
-                rm.log.warning(f"VM {vmid}: {failure}")
-                notify_owner(rm, parcel, vmid, accepted=False)
+            refusal = _process_for(rm, vm, parcel)
         else:
             rm.notify(vmid, NotificationId.MEM_SHARED, payload)
+    if refusal is not None:
+        raise refusal
+
+
+def _process_for(rm: ResourceManager, vm: Vm, parcel: Memparcel) -> RmFailure | None:
+    """A VM that is READY cannot act for itself: RM accepts for it what matches its configuration, and tells the owner
+    (rm-rpc.md 8.6). The failure when nothing matched: then there is nothing true to tell."""
+    try:
+        process_memparcel(rm, vm, parcel)
+        accepted = True
+    except RmFailure as failure:
+        rm.log.warning(f"VM {vm.vmid}: {failure}")
+        accepted = False
+    try:
+        notify_owner(rm, parcel, vm.vmid, accepted=accepted)
+    except RmFailure as untrue:
+        return untrue
+    return None
 
 
 def notify_owner(rm: ResourceManager, parcel: Memparcel, vmid: int, *, accepted: bool) -> None:

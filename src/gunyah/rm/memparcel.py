@@ -52,6 +52,9 @@ class Memparcel:
     extent: int
     members: list[Member]
     attributes: list[AttributeEntry]
+    type_code: int
+    """What the owner called the memory type: every number but IO's behaves as normal memory, and must be named again
+    by who accepts or looks for the memparcel."""
     label_valid: bool = True
     regions: list[Region] = field(default_factory=list)
     state: MemparcelState = MemparcelState.INIT
@@ -80,7 +83,7 @@ class Memparcel:
             self.label == 0
             and self.is_exclusive(vmid)
             and self.members[0].rights == _RWX
-            and self.mem_type is MemType.NORMAL
+            and self.type_code == MemType.NORMAL
             and self.members[0].attribute == MemAttribute.NORMAL
         )
 

@@ -19,7 +19,7 @@ _WRITE, _EXECUTE = 2, 1
 _RWX, _RW = 7, 6
 
 
-def members_of(owner: Vm, trans_type: MemTrans, kind: MemType, acl: Sequence[AclEntry]) -> list[Member]:
+def members_of(vms: VmTable, owner: Vm, trans_type: MemTrans, kind: MemType, acl: Sequence[AclEntry]) -> list[Member]:
     """The members an access list makes; owner inside for a share, outside otherwise."""
     most = _RW if kind is MemType.IO else _RWX
     attribute = MemAttribute.DEVICE if kind is MemType.IO else MemAttribute.NORMAL
@@ -29,7 +29,7 @@ def members_of(owner: Vm, trans_type: MemTrans, kind: MemType, acl: Sequence[Acl
         if entry.vmid in seen:
             raise RmFailure(RmError.ARGUMENT_INVALID, f"VM {entry.vmid} stands twice in the access list")
         seen.add(entry.vmid)
-        if not VmTable.valid_in_acl(entry.vmid):
+        if not vms.valid_in_acl(entry.vmid):
             raise RmFailure(RmError.ARGUMENT_INVALID, f"VMID {entry.vmid} cannot stand in an access list")
         if entry.rights not in MEM_RIGHTS:
             raise RmFailure(
@@ -117,8 +117,8 @@ def wants_contiguous(parcel: Memparcel, member: Member, flags: int) -> bool:
         if member.started and member.contiguous:
             raise RmFailure(RmError.ARGUMENT_INVALID, f"{parcel} has been given one contiguous address before")
         return False
-    if parcel.mem_type is not MemType.NORMAL:
-        raise RmFailure(RmError.ARGUMENT_INVALID, "IO memory is mapped one to one, never contiguous")
+    if parcel.type_code != MemType.NORMAL:
+        raise RmFailure(RmError.ARGUMENT_INVALID, f"{parcel} is not of normal memory, which alone is mapped contiguous")
     if member.started and not member.contiguous:
         raise RmFailure(RmError.ARGUMENT_INVALID, f"{parcel} has been given separate addresses before")
     return True

@@ -157,16 +157,23 @@ class MemparcelTable:
         # A refused request consumes a number too, as on the reference (reference.md 4.2).
         handle = self._allocate_handle()
         kind = MemType.IO if mem_type == MemType.IO else MemType.NORMAL
-        if mem_type not in (MemType.NORMAL, MemType.IO):
-            raise RmFailure(RmError.ARGUMENT_INVALID, f"memory type {mem_type} is neither normal (0) nor IO (1)")
-        members = members_of(owner, trans_type, kind, acl)
+        members = members_of(self.vms, owner, trans_type, kind, acl)
         apply_attributes(kind, trans_type, members, attributes)
         try:
             extent = self.memory.new_extent(kind)
         except HypercallFailed as failure:
             raise RmFailure(RmError.NOMEM, f"no extent for the memparcel: {failure}") from failure
         parcel = Memparcel(
-            handle, owner.vmid, kind, trans_type, label, extent, members, list(attributes), sanitize_create=sanitize
+            handle,
+            owner.vmid,
+            kind,
+            trans_type,
+            label,
+            extent,
+            members,
+            list(attributes),
+            type_code=mem_type,
+            sanitize_create=sanitize,
         )
         try:
             self._add_ranges(owner, parcel, sgl)
@@ -292,7 +299,7 @@ class MemparcelTable:
     ) -> tuple[list[SglEntry], bool]:
         """MEM_ACCEPT: addresses assigned by this call and whether more remain (rm-rpc.md 8.4)."""
         parcel = self.lookup(handle)
-        if mem_type != parcel.mem_type or trans_type != parcel.trans_type:
+        if mem_type != parcel.type_code or trans_type != parcel.trans_type:
             raise RmFailure(
                 RmError.ARGUMENT_INVALID,
                 f"{parcel} is a {parcel.trans_type.name} of {parcel.mem_type.name} memory, not what VM {vm.vmid} named",
@@ -565,7 +572,7 @@ class MemparcelTable:
         access = [(entry.vmid, entry.rights) for entry in acl]
         ranges = [(entry.address, entry.size) for entry in sgl]
         for parcel in self._parcels.values():
-            if parcel.owner != owner.vmid or parcel.state is not MemparcelState.SHARING or parcel.mem_type != mem_type:
+            if parcel.owner != owner.vmid or parcel.state is not MemparcelState.SHARING or parcel.type_code != mem_type:
                 continue
             if (
                 access == [(member.vmid, member.rights) for member in parcel.members]

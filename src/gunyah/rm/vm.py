@@ -158,13 +158,13 @@ class Vm:
 
 
 class VmTable:
-    """All VM records by VMID, in the order they were made."""
+    """All VM records by VMID, in that order."""
 
     def __init__(self) -> None:
         self._vms: dict[int, Vm] = {}
 
     def __iter__(self) -> Iterator[Vm]:
-        return iter(self._vms.values())
+        return iter([self._vms[vmid] for vmid in sorted(self._vms)])
 
     def __len__(self) -> int:
         return len(self._vms)
@@ -225,7 +225,6 @@ class VmTable:
         vm.drop_peers()
         del self._vms[vm.vmid]
 
-    @staticmethod
-    def valid_in_acl(vmid: int) -> bool:
-        """Whether ``vmid`` may stand in an access list: the primary VM, RM, a secondary or a dynamic id."""
-        return vmid in (VMID_HLOS, VMID_RM) or vmid in SECONDARY_VMIDS or vmid in DYNAMIC_VMIDS
+    def valid_in_acl(self, vmid: int) -> bool:
+        """Whether ``vmid`` may stand in an access list: the primary VM, RM, a secondary id, an allocated dynamic id."""
+        return vmid in (VMID_HLOS, VMID_RM) or vmid in SECONDARY_VMIDS or (vmid in DYNAMIC_VMIDS and vmid in self._vms)

@@ -80,7 +80,7 @@ class IrqNotifyRequest(Payload):
     flag: int
     vmids: tuple[int, ...] = ()
 
-    LAYOUT: ClassVar[tuple[Field, ...]] = (U32("handle"), U32("flag"), ListOf("vmids", "<Hxx"))
+    LAYOUT: ClassVar[tuple[Field, ...]] = (U32("handle"), U32("flag"), ListOf("vmids", "<Hxx", limit=0xFFFF))
 
 
 @dataclass(frozen=True, slots=True)
