@@ -21,6 +21,7 @@ from gunyah.machine import board
 from gunyah.machine.empty import attach_empty_slots
 from gunyah.machine.pl011 import PL011
 from gunyah.machine.pl031 import PL031
+from gunyah.output import ConsoleOutput
 from gunyah.vmm.images import Image
 from gunyah.vmm.loader import Placement, place, read_image, read_ramdisk, read_tree, tree_for
 
@@ -52,8 +53,8 @@ class NativePrimary:
         self._given = read_tree(tree) if isinstance(tree, Path) else tree
         self._bootargs = bootargs
         self.environment: Mapping[str, cbor.Value] = {}
-        self.output = bytearray()
-        self.uart = PL011(sink if sink is not None else self.output.extend, partial(self._line, board.INTID_UART))
+        self.output = ConsoleOutput()
+        self.uart = PL011(sink if sink is not None else self.output.take, partial(self._line, board.INTID_UART))
         self.clock: PL031 | None = None
         self._alarm: Timeout | None = None
         self.placement: Placement | None = None

@@ -21,6 +21,7 @@ from gunyah.abi.rm import NotificationId, VmExited, VmStatus, message_name
 from gunyah.abi.types import VMID_HLOS
 from gunyah.linux.rm_client import RmClient
 from gunyah.machine.pl011 import PL011
+from gunyah.output import ConsoleOutput
 from gunyah.vmm.manager import VirtualMachine, VmManager
 from gunyah.vmm.vm_config import VmSettings
 
@@ -117,9 +118,9 @@ class PrimaryVm:
     def __init__(self, primary: LinuxPrimary, system: System, manager: VmManager, settings: VmSettings) -> None:
         self._primary = primary
         self._system = system
-        self._output = bytearray()
+        self._output = ConsoleOutput()
         self.inside: VirtualMachine = manager.create(settings)
-        self.inside.console.listen(self._output.extend)
+        self.inside.console.listen(self._output.take)
 
     def __repr__(self) -> str:
         return repr(self.inside)
@@ -186,12 +187,12 @@ class PrimaryVm:
 
     @property
     def output(self) -> bytearray:
-        """What the VM has written on its console and nobody has taken."""
+        """What the VM has written on its console and nobody has taken, the newest of it."""
         return self._output
 
     def read_until(self, wanted: bytes, timeout: float = 60.0) -> bytes:
         """Run the machine until ``wanted`` has come; everything up to and with it. Raises TimeoutError."""
-        output = self._output
+        output = self.output
         if not self._system.run(lambda: wanted in output, timeout):
             why = self._system.stopped or "the time is over"
             raise TimeoutError(f"VM {self.name} has not written {wanted!r}: {why}; it wrote {bytes(output[-200:])!r}")

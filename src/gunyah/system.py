@@ -53,7 +53,9 @@ class System:
 
     ``clock`` is "real" or "virtual"; ``profile`` the ABI generation of the primary VM ("v4" or "2023"); ``memory``
     the primary VM's RAM in bytes (multiple of 2 MiB, at most 1 GiB); ``vcpus`` 1..8. ``check`` holds every hypercall
-    against the specification and stops at the first divergence. Raises SystemFailure for values it cannot build.
+    against the specification and stops at the first divergence. ``reporter`` is told, in one sentence each, what a
+    person should know without looking: a guest is lost, a VM was stopped. Raises SystemFailure for values it cannot
+    build.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class System:
         console_loopback: bool = True,
         host: HostLoop | None = None,
         instruments: Sequence[Instrument] = (),
+        reporter: Callable[[str], object] | None = None,
         check: bool = False,
     ) -> None:
         if profile not in PROFILES:
@@ -89,6 +92,7 @@ class System:
         self.memory = PhysicalMemory([(board.RAM.base, board.RAM.size)])
         self.hypervisor = Hypervisor(self.memory, self.clock, seed=self.seed)
         self.hypervisor.host = host
+        self.hypervisor.reporter = reporter
         self.hypervisor.instruments.extend(instruments)
         if check:
             from gunyah.hypervisor.specification.checker import Checker

@@ -105,6 +105,7 @@ class NativeHosted:
         base: Path | None = None,
         traces: Sequence[Trace] = (),
         say: Callable[[str], object] = lambda line: None,
+        reporter: Callable[[str], object] | None = None,
     ) -> None:
         vm = description.primary
         assert vm.image is not None
@@ -128,6 +129,7 @@ class NativeHosted:
                 memory=vm.memory,
                 host=host,
                 instruments=traces,
+                reporter=reporter,
             )
             self._stack.callback(self.system.close)
             self.terminal = polling.terminal = UartTerminal(self.loop, self.directory, primary.uart)

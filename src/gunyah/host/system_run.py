@@ -6,6 +6,7 @@ leaves, 3 on a reset, 4 when the time is over, 1 for bad input or a fault.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -58,11 +59,12 @@ def _memory_of(description: SystemFile) -> int:
 def _hosted(description: SystemFile, traces: Sequence[Trace]) -> HostedSystem | NativeHosted:
     primary = description.primary
     if primary.kind == "native":
-        return NativeHosted(description, traces=traces, say=_say)
+        return NativeHosted(description, traces=traces, say=_say, reporter=_report)
     return HostedSystem(
         traces=traces,
         description=description,
         say=_say,
+        reporter=_report,
         profile=primary.profile,
         clock=description.clock,
         seed=description.seed,
@@ -73,6 +75,10 @@ def _hosted(description: SystemFile, traces: Sequence[Trace]) -> HostedSystem | 
 
 def _say(line: str) -> None:
     print(line, flush=True)
+
+
+def _report(sentence: str) -> None:
+    print(f"gunyah: {sentence}", file=sys.stderr, flush=True)
 
 
 def _serve_gdb(hosted: HostedSystem | NativeHosted, port: int | None, wait: bool, stack: ExitStack) -> None:
