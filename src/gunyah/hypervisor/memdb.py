@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from enum import Enum
+from itertools import pairwise
 from typing import NamedTuple
 
 from gunyah.abi.errors import Error
@@ -86,10 +87,9 @@ class MemoryDatabase:
 
     def ranges(self) -> Iterator[tuple[int, int, Owner]]:
         """(PA, bytes, owner) of all owned memory, ascending."""
-        ends = [*self._starts[1:], self._starts[-1]]
-        for pa, end, owner in zip(self._starts, ends, self._owners, strict=True):
+        for i, owner in enumerate(self._owners):
             if owner != NOBODY:
-                yield pa, end - pa, owner
+                yield self._starts[i], self._starts[i + 1] - self._starts[i], owner
 
     # -- changes -------------------------------------------------------------------------------------------------------
 
@@ -147,6 +147,6 @@ class MemoryDatabase:
     def check(self) -> None:
         """Raise AssertionError unless the invariants of the representation hold; for tests and ``--check`` runs."""
         assert self._starts[0] == 0
-        assert all(a < b for a, b in zip(self._starts, self._starts[1:], strict=False)), "boundaries not ascending"
-        assert all(a != b for a, b in zip(self._owners, self._owners[1:], strict=False)), "equal neighbours"
+        assert all(a < b for a, b in pairwise(self._starts)), "boundaries not ascending"
+        assert all(a != b for a, b in pairwise(self._owners)), "equal neighbours"
         assert self._owners[-1] == NOBODY, "memory without end"
