@@ -21,6 +21,8 @@ import tempfile
 import time
 from pathlib import Path
 
+MODULES = ("virtio_ring", "virtio", "virtio_mmio", "virtio_blk", "virtio_console", "virtio-rng")
+"""Modules of the kernel that are kept beside it, in an order in which they can be loaded."""
 PACKAGES = {False: "linux-image-cloud-arm64", True: "linux-image-arm64"}
 BUSYBOX = "busybox-static"
 
@@ -136,6 +138,42 @@ def fetch(cache: Path, *, full: bool = False, max_age_days: float = 30.0) -> tup
     return kernel, initrd
 
 
+def modules(cache: Path, *, full: bool = False) -> list[Path]:
+    """MODULES of the kernel that ``fetch`` gave, in that order; raises SystemExit with one sentence."""
+    flavour = "full" if full else "cloud"
+    kernel, folder = cache / f"Image-{flavour}", cache / f"modules-{flavour}"
+    kept = [folder / f"{name}.ko" for name in MODULES]
+    if not all(path.exists() for path in kept):
+        # They must be of the very kernel, which comes anew with them.
+        fetch(cache, full=full)
+        with (cache / "lock").open("w") as lock, tempfile.TemporaryDirectory(dir=cache) as name:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            apt = Apt(cache / "apt")
+            apt.fetch(apt.real_name(PACKAGES[full]), Path(name))
+            _keep_kernel(Path(name), kernel)
+    return kept
+
+
+def extra_initramfs(files: dict[str, bytes]) -> bytes:
+    """A cpio archive to be put behind another one: directories of the paths first, then the files."""
+    folders = sorted({str(parent) for path in files for parent in Path(path).parents} - {"."})
+    entries = [(folder, 0o040755, b"") for folder in folders]
+    entries += [(path, 0o100644, data) for path, data in files.items()]
+    archive = b"".join(cpio_entry(name, mode, data, inode) for inode, (name, mode, data) in enumerate(entries, 0x1000))
+    return archive + cpio_entry("TRAILER!!!", 0, b"", 0)
+
+
+def _keep_kernel(unpacked: Path, kernel: Path) -> None:
+    """Move the image and MODULES of an unpacked package into the cache."""
+    (image,) = (unpacked / "boot").glob("vmlinuz-*")
+    folder = kernel.parent / kernel.name.replace("Image-", "modules-")
+    folder.mkdir(exist_ok=True)
+    for name in MODULES:
+        for found in unpacked.rglob(f"{name}.ko"):
+            found.replace(folder / found.name)
+    image.replace(kernel)
+
+
 def _fetch_missing(cache: Path, kernel: Path, initrd: Path, full: bool, max_age_days: float) -> None:
     apt = Apt(cache / "apt")
     stamp = cache / "apt" / "updated"
@@ -146,8 +184,7 @@ def _fetch_missing(cache: Path, kernel: Path, initrd: Path, full: bool, max_age_
         target = Path(folder)
         if not kernel.exists():
             apt.fetch(apt.real_name(PACKAGES[full]), target)
-            (image,) = (target / "boot").glob("vmlinuz-*")
-            image.replace(kernel)
+            _keep_kernel(target, kernel)
         if not initrd.exists():
             apt.fetch(BUSYBOX, target)
             found = [path for path in (target / "bin/busybox", target / "usr/bin/busybox") if path.exists()]

@@ -37,13 +37,15 @@ def _reachable() -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "linux_modules: needs modules of the kernel, which a named kernel has not")
     config.addinivalue_line("markers", "linux: boots a Linux kernel (GUNYAH_LINUX_IMAGE, GUNYAH_LINUX_INITRD, or apt)")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if _reachable():
+    marker = "linux_modules" if _named() is not None else "linux"
+    if _reachable() and _named() is None:
         return
-    without = [item for item in items if item.get_closest_marker("linux") is not None]
+    without = [item for item in items if item.get_closest_marker(marker) is not None]
     if without:
         config.hook.pytest_deselected(items=without)
         items[:] = [item for item in items if item not in without]
@@ -64,3 +66,11 @@ def linux() -> tuple[Path, Path]:
     tool = fetch_tool()
     kernel, initrd = tool.fetch(tool.cache_directory())
     return kernel, initrd
+
+
+@pytest.fixture(scope="session")
+def linux_modules(linux: tuple[Path, Path]) -> list[Path]:
+    """The kernel's virtio modules, in an order in which they can be loaded."""
+    tool = fetch_tool()
+    found: list[Path] = tool.modules(tool.cache_directory())
+    return found

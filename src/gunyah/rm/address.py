@@ -61,6 +61,11 @@ class AddressAllocator:
         self._taken: list[Range] = []
         self._tags: dict[Range, Tag] = {}
 
+    def keep_clear(self, base: int, size: int) -> None:
+        """Leave a range to callers that name it: automatic allocation goes around it from now on."""
+        if size > 0:
+            self.reserved.append(Range(base, base + size))
+
     def _overlaps(self, wanted: Range) -> bool:
         index = bisect_left(self._taken, (wanted.base,))
         if index < len(self._taken) and self._taken[index].base < wanted.end:

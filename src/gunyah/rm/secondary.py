@@ -9,7 +9,7 @@ from gunyah.abi.errors import RmError
 from gunyah.abi.memory import IPA_BITS, MapMemtype
 from gunyah.abi.profile import PROFILES
 from gunyah.abi.rm import AuthType, MemType
-from gunyah.abi.types import CPU_INDEX_INVALID
+from gunyah.abi.types import CPU_INDEX_INVALID, PAGE_SIZE
 from gunyah.abi.vcpu import VcpuOption
 from gunyah.abi.vic import VIC_OPTION_DISABLE_DEFAULT_ADDR, VPM_OPTION_NO_AGGREGATION
 from gunyah.guest.hypercall import HypercallFailed
@@ -19,7 +19,7 @@ from gunyah.rm.errors import RmFailure
 from gunyah.rm.image import image_of, tree_window
 from gunyah.rm.memory import Region, VmMemory
 from gunyah.rm.vm import Vm
-from gunyah.rm.vm_objects import VmObjects
+from gunyah.rm.vm_objects import GICD_SIZE, VmObjects
 from gunyah.rm.vmconfig import IoRange, Policy, VmConfig, parse_config
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ def _make_spaces(rm: ResourceManager, vm: Vm, objects: VmObjects, config: VmConf
     if config.memory.direct:
         objects.memory.direct = True
         config.memory.base = rm.parcels.lookup(image_of(vm).handle).regions[0].pa
+    _keep_clear(rm, vm, objects.memory.allocator, config)
     objects.make_addrspace(objects.memory.allocator, None if trusted else VMMIO_WINDOW)
     objects.make_vic(max(1, len(config.vcpus)), mpidr=not trusted, options=VIC_OPTION_DISABLE_DEFAULT_ADDR)
     for device in config.devices:
@@ -108,6 +109,20 @@ def _make_spaces(rm: ResourceManager, vm: Vm, objects: VmObjects, config: VmConf
         rm.irqs.lend_static(owner, vm, number, virq)
     for io_range in config.io_ranges:
         _give_io(rm, vm, objects, io_range)
+
+
+def _keep_clear(rm: ResourceManager, vm: Vm, allocator: AddressAllocator, config: VmConfig) -> None:
+    """Addresses that the configuration names are taken at VM_START only: until then RM must pick others."""
+    memory, gic = config.memory, config.gic
+    allocator.keep_clear(memory.base, rm.parcels.lookup(image_of(vm).handle).size)
+    if memory.firmware_base is not None:
+        allocator.keep_clear(memory.firmware_base, memory.firmware_size_max)
+    allocator.keep_clear(gic.distributor, GICD_SIZE)
+    allocator.keep_clear(gic.redistributor, gic.stride * max(1, len(config.vcpus)))
+    for device in config.devices:
+        if device.memory is not None and device.memory.base is not None:
+            sizes = [parcel.size for parcel in rm.parcels.targeting(vm.vmid) if parcel.label == device.memory.label]
+            allocator.keep_clear(device.memory.base, max(sizes, default=PAGE_SIZE))
 
 
 def _give_io(rm: ResourceManager, vm: Vm, objects: VmObjects, io_range: IoRange) -> None:

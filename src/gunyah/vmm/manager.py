@@ -40,7 +40,9 @@ from gunyah.linux.rm_client import RmClient, RmRefused, rm_calls_of
 from gunyah.vmm.loader import Placement
 from gunyah.vmm.manager_vcpus import VcpuLoop
 from gunyah.vmm.secondary_devices import Console, MmioBus, UartFactory
-from gunyah.vmm.vm_config import VmSettings, configured_tree, placement_of, tree_span, uart_address
+from gunyah.vmm.virtio import VirtioBackend
+from gunyah.vmm.virtqueue import Window
+from gunyah.vmm.vm_config import Virtio, VmSettings, configured_tree, placement_of, pool_of, tree_span, uart_address
 
 __all__ = ["VirtualMachine", "VmError", "VmManager"]
 
@@ -132,6 +134,8 @@ class VirtualMachine:
         self.bus = MmioBus()
         self.resources: tuple[HypResource, ...] = ()
         self.vcpus: list[VcpuLoop] = []
+        self.backends: list[VirtioBackend] = []
+        """The owner's halves of its virtio devices, while it is started."""
         self.shared: dict[int, Buffer] = {}
         """Memory of the owner's that it shares, by label; there while the VM is."""
         self._placement: Placement = placement_of(settings)
@@ -239,10 +243,12 @@ class VirtualMachine:
         create = rm.mem_share if settings.share else rm.mem_lend
         handle = create((AclEntry(self.vmid, _RWX), *own), (SglEntry(memory.address, settings.memory),))
         self._handles.append(handle)
-        for shared in settings.shared:
-            buffer = self.shared[shared.label] = services.heap.allocate(shared.size, PAGE_SIZE)
+        pools = [(virtio.label, virtio.pool) for virtio in settings.virtio]
+        for label, size in (*((shared.label, shared.size) for shared in settings.shared), *pools):
+            buffer = self.shared[label] = services.heap.allocate(size, PAGE_SIZE)
+            services.cpu.write(buffer.address, bytes(size))
             acl = (AclEntry(self.vmid, _RW), AclEntry(self.manager.own_vmid, _RW))
-            self._handles.append(rm.mem_share(acl, (SglEntry(buffer.address, shared.size),), label=shared.label))
+            self._handles.append(rm.mem_share(acl, (SglEntry(buffer.address, size),), label=label))
         image = (placement.image.start + placement.base - start, placement.image.end - placement.image.start)
         rm.vm_config_image(self.vmid, handle, image=image, dtb=tree_span(blob, placement))
 
@@ -287,8 +293,26 @@ class VirtualMachine:
                     hyp, busy = kernel.hypercalls.calls, self.manager.calling
                     loop = VcpuLoop(kernel.services, hyp, entry, self.bus, name, busy)
                     self.vcpus.append(loop)
+        for virtio in self.settings.virtio:
+            page = self.resource(ResourceType.VIRTIO_MMIO, virtio.label)
+            if page is None:
+                raise VmError(f"VM {self.name}: RM has made no virtio device with label {virtio.label:#x}")
+            name, hyp = f"{self.name}/virtio{virtio.label:x}", kernel.hypercalls.calls
+            windows = self._windows(virtio)
+            self.backends.append(VirtioBackend(kernel.services, hyp, page, virtio.device, windows, name))
+
+    def _windows(self, virtio: Virtio) -> list[Window]:
+        """What a backend sees of the guest: the memory that is shared for it, and all memory if that is shared."""
+        pool = pool_of(self.settings, self._placement, virtio)
+        windows = [Window(pool, virtio.pool, self.shared[virtio.label].address)]
+        if self.settings.share and self._memory is not None:
+            windows.append(Window(*self._placement.memory, self._memory.address))
+        return windows
 
     def _disconnect(self) -> None:
+        for backend in self.backends:
+            backend.end()
+        self.backends.clear()
         for vcpu in self.vcpus:
             vcpu.end()
         self.vcpus.clear()

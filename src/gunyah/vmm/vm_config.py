@@ -19,14 +19,17 @@ from gunyah.guest.fdt import DeviceTree, Node
 from gunyah.vmm.board_tree import UART_SPI, board_tree
 from gunyah.vmm.images import Image
 from gunyah.vmm.loader import MIB, LoadError, Placement, place, tree_for
+from gunyah.vmm.virtio_devices import VirtioDevice
 
 __all__ = [
     "DEFAULT_BASE",
     "QueuePair",
     "SharedMemory",
+    "Virtio",
     "VmSettings",
     "configured_tree",
     "placement_of",
+    "pool_of",
     "tree_span",
     "uart_address",
 ]
@@ -60,6 +63,19 @@ class SharedMemory:
     base: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Virtio:
+    """A virtio-MMIO device whose backend is ``device``, in the owner.
+
+    ``pool`` bytes of memory are shared for it, whatever else is. A guest whose memory is lent must keep its rings and
+    its buffers there (Linux: CONFIG_DMA_RESTRICTED_POOL); one whose memory is shared may have them anywhere.
+    """
+
+    label: int
+    device: VirtioDevice
+    pool: int = 2 * MIB
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VmSettings:
     """One secondary VM. Raises LoadError with one sentence for settings that contradict each other.
@@ -89,6 +105,7 @@ class VmSettings:
     doorbell_sources: tuple[int, ...] = ()
     """Labels of doorbells that the VM rings."""
     shared: tuple[SharedMemory, ...] = ()
+    virtio: tuple[Virtio, ...] = ()
     profile: str = "2023"
     """ABI generation of the guest's drivers."""
     seed: bytes = b""
@@ -110,6 +127,13 @@ class VmSettings:
             )
         if self.profile not in PROFILES:
             raise LoadError(f"VM {self.name}: profile {self.profile!r} is not one of {', '.join(PROFILES)}")
+        for virtio in self.virtio:
+            if virtio.pool <= 0 or virtio.pool % PAGE_SIZE:
+                raise LoadError(f"VM {self.name}: a pool of {virtio.pool:#x} bytes is no whole number of pages")
+        labels = [*(shared.label for shared in self.shared), *(virtio.label for virtio in self.virtio)]
+        for label in labels:
+            if labels.count(label) > 1:
+                raise LoadError(f"VM {self.name}: label {label} stands for two pieces of shared memory")
         if self.memory <= 0 or self.memory % PAGE_SIZE:
             raise LoadError(f"VM {self.name}: {self.memory:#x} bytes of memory are no whole number of pages")
 
@@ -209,7 +233,7 @@ def _add_config(tree: DeviceTree, settings: VmSettings, placement: Placement) ->
     if not settings.proxy:
         count = len([node for node in tree.node("/cpus").children if node.name.startswith("cpu@")])
         vcpus.set_cells(_K.AFFINITY_MAP, *(settings.cores[i % len(settings.cores)] for i in range(count)))
-    _devices(config.add("vdevices"), settings)
+    _devices(config.add("vdevices"), settings, placement)
 
 
 def _cells(node: Node) -> None:
@@ -217,7 +241,27 @@ def _cells(node: Node) -> None:
     node.set_cells("#size-cells", 2)
 
 
-def _devices(parent: Node, settings: VmSettings) -> None:
+def pool_of(settings: VmSettings, placement: Placement, virtio: Virtio) -> int:
+    """IPA of the memory that is shared for a virtio device: behind the VM's own memory, in the order of the devices."""
+    before = settings.virtio[: settings.virtio.index(virtio)]
+    at = -(-sum(placement.memory) // (2 * MIB)) * 2 * MIB
+    return at + sum(-(-other.pool // (2 * MIB)) * 2 * MIB for other in before)
+
+
+def _virtio(parent: Node, settings: VmSettings, placement: Placement, virtio: Virtio) -> None:
+    # Not below /hypervisor, whose nodes have addresses without sizes: Linux looks for registers on a bus.
+    node = _device(parent, f"virtio-{virtio.label:x}", "virtio-mmio", virtio.label, "/vsoc/virtio")
+    node.set_cells(_K.VQS_NUM, virtio.device.queues)
+    node.set_flag(Property.DMA_COHERENT)
+    if not settings.share:
+        node.set_strings(_K.PUSH_COMPATIBLE, "restricted-dma-pool")
+    memory = node.add("memory")
+    _cells(memory)
+    memory.set_cells(Property.QCOM_LABEL, virtio.label)
+    memory.set_u64s(_K.BASE, pool_of(settings, placement, virtio))
+
+
+def _devices(parent: Node, settings: VmSettings, placement: Placement) -> None:
     rpc = _device(parent, "rm-rpc", "rm-rpc", 0, RM_NODE)
     if settings.console == "rm":
         rpc.set_flag(_K.CONSOLE_DEV)
@@ -241,6 +285,8 @@ def _devices(parent: Node, settings: VmSettings) -> None:
             memory.set_flag(_K.ALLOCATE_BASE)
         else:
             memory.set_u64s(_K.BASE, shared.base)
+    for virtio in settings.virtio:
+        _virtio(parent, settings, placement, virtio)
 
 
 def _irqfd(parent: Node, spi: int) -> None:
