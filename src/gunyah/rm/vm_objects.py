@@ -12,14 +12,25 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from gunyah.abi.memory import ATTACH_REDISTRIBUTOR_LAST, ATTACH_REDISTRIBUTOR_LAST_VALID
+from gunyah.abi.errors import RmError
+from gunyah.abi.memory import (
+    ATTACH_REDISTRIBUTOR_LAST,
+    ATTACH_REDISTRIBUTOR_LAST_VALID,
+    Access,
+    MapMemtype,
+    MappingAttributes,
+    MemextentAttributes,
+    MemextentMemtype,
+    MemextentType,
+)
 from gunyah.abi.msgqueue import CreateInfo
 from gunyah.abi.objects import MsgqueueRight, ThreadRight
 from gunyah.abi.rm import HypResource, ResourceType
-from gunyah.abi.types import U32
+from gunyah.abi.types import PAGE_SIZE, U32
 from gunyah.abi.vcpu import VcpuVirqType
 from gunyah.guest.hypercall import HypercallFailed
-from gunyah.rm.address import AddressAllocator
+from gunyah.rm.address import AddressAllocator, AddressUnavailable
+from gunyah.rm.errors import RmFailure
 from gunyah.rm.link import Link
 from gunyah.rm.memory import VmMemory
 from gunyah.rm.virq import VirqAllocator
@@ -172,15 +183,36 @@ class VmObjects:
         hyp.object_activate(self.cspace)
 
     def make_addrspace(self, allocator: AddressAllocator, vmmio: tuple[int, int] | None = None) -> None:
-        """Address space tagged with the VMID; ``vmmio`` (base, size) faults go to the vcpu_run caller."""
+        """Address space tagged with the VMID; ``vmmio`` (base, size) faults go to the vcpu_run caller.
+
+        The VM's information page is its first device: 4 KiB, zeroed, read-only (rm-behaviour.md 3 and 5.3).
+        """
         hyp = self.rm.hyp
         addrspace = self.make("addrspace")
         hyp.addrspace_configure(addrspace, self.vm.vmid)
+        page, ipa = self._make_info_page(allocator)
+        hyp.addrspace_configure_info_area(addrspace, page, ipa)
         if vmmio is not None:
             hyp.addrspace_configure_vmmio(addrspace, *vmmio, 0)
         hyp.object_activate(addrspace)
+        hyp.addrspace_map(addrspace, page, ipa, MappingAttributes(Access.R, Access.R, MapMemtype.NORMAL_WB).pack())
         self.memory.addrspace = addrspace
         self.memory.allocator = allocator
+
+    def _make_info_page(self, allocator: AddressAllocator) -> tuple[int, int]:
+        """RM's capability to a page of its own for the VM to read, and its IPA there."""
+        hyp, spare = self.rm.hyp, self.rm.memory.spare
+        try:
+            ipa = allocator.allocate(PAGE_SIZE)
+            page = spare.allocate(PAGE_SIZE)
+        except AddressUnavailable as unavailable:
+            raise RmFailure(RmError.NORESOURCE, f"VM {self.vm.vmid}, information page: {unavailable}") from unavailable
+        self.on_destroy(lambda: spare.free(page, PAGE_SIZE))
+        extent = self.make("memextent")
+        attributes = MemextentAttributes(Access.RW, MemextentMemtype.ANY, MemextentType.BASIC).pack()
+        hyp.memextent_configure(extent, page, PAGE_SIZE, attributes)
+        hyp.object_activate(extent)
+        return extent, ipa
 
     def make_vic(self, vcpus: int, mpidr: bool, options: int = 0) -> None:
         """Interrupt controller with 988 shared interrupts; ``mpidr``: linear layout of virtual MPIDRs (5.2)."""
