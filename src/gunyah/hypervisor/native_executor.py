@@ -104,7 +104,7 @@ class NativeExecutor:
             self._running = False
         registers = self.context.registers
         vcpu.pc = registers.pc
-        lost = self.lost.look(registers)
+        lost = self.lost.look(registers, vcpu.run_ticks, waits=not vcpu.runnable, pending=vcpu.virq)
         if lost is not None:
             self._hv.report(vcpu, f"{vcpu} {lost}")
         if vcpu.powered_off:

@@ -104,6 +104,23 @@ class Registers:
         """PSTATE.I."""
         return bool(self._view[self._daif] & 0x80)
 
+    # What the engine keeps of the last exception, to whatever level
+
+    def forget_exception(self) -> None:
+        """Let `exception_el` and `exception_syndrome` be None until the next exception."""
+        self._halves[self._offsets.env_target_el // 4] = 0
+        self._halves[self._offsets.env_syndrome // 4] = 0
+
+    @property
+    def exception_el(self) -> int | None:
+        """Level that took the last exception; None if there was none since `forget_exception`."""
+        return self._halves[self._offsets.env_target_el // 4] or None
+
+    @property
+    def exception_syndrome(self) -> int | None:
+        """ESR of the last exception; None if that was an interrupt, or there was none since `forget_exception`."""
+        return self._halves[self._offsets.env_syndrome // 4] or None
+
     # The stack pointer in use is kept with the general registers, its own slot is stale meanwhile.
 
     @property
