@@ -37,13 +37,13 @@ class VmmioExit(Exception):
 
 
 class DevicePage(NamedTuple):
-    """Who answers in a whole page of a vCPU's IPA space; both calls take an offset from ``base`` (IPA)."""
+    """Who answers in a whole page of a vCPU's IPA space; the page is at ``base`` of the device."""
 
-    base: int
     read: Callable[[Vcpu, int, int], int]
     """``read(vcpu, offset, size)``; raises DeviceAbort."""
     write: Callable[[Vcpu, int, int, int], None]
     """``write(vcpu, offset, size, value)``; raises DeviceAbort."""
+    base: int
 
 
 class _Passthrough:
@@ -85,13 +85,13 @@ def device_page(hv: Hypervisor, vcpu: Vcpu, ipa: int) -> DevicePage | None:
     found, end = addrspace.device_at(first, vcpu), addrspace.device_at(last, vcpu)
     if found is not None and end is not None and found[0] is end[0] and end[1] - found[1] == _PAGE:
         device, offset = found
-        return DevicePage(first - offset, device.read, device.write)
+        return DevicePage(device.read, device.write, offset)
     if found is not None or end is not None:
         return None
     through, beyond = _board_device_at(hv, addrspace, first, True), _board_device_at(hv, addrspace, last, True)
     if through is not None and beyond is not None and through[0] is beyond[0] and beyond[1] - through[1] == _PAGE:
         passed = _Passthrough(through[0])
-        return DevicePage(first - through[1], passed.read, passed.write)
+        return DevicePage(passed.read, passed.write, through[1])
     return None
 
 

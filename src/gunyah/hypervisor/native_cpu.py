@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from gunyah.abi.hypercalls import CALL_NUMBER_MAX, HVC_BASE
 from gunyah.hypervisor import id_registers
-from gunyah.hypervisor.emulation import DevicePage, ExternalAbort, VmmioExit, device_page, fault_access
+from gunyah.hypervisor.emulation import ExternalAbort, VmmioExit, device_page, fault_access
+from gunyah.hypervisor.hypercall import LiveRegisters
 from gunyah.hypervisor.vcpu import Block
 from gunyah.hypervisor.vdevice import DeviceAbort
 from gunyah.hypervisor.vgic_cpu_interface import READABLE, WRITABLE
 from gunyah.hypervisor.vgic_cpu_interface import REGISTERS as ICC_REGISTERS
-from gunyah.machine.engine import Core, Encoding, ExitHandler
+from gunyah.machine.engine import EC, Core, Encoding, ExitHandler, Page
 from gunyah.machine.engine.decode import (
     FSC_PERMISSION,
     ISV,
@@ -27,7 +28,7 @@ from gunyah.machine.engine.decode import (
     fault_kind,
     store_value,
 )
-from gunyah.machine.engine.registers import EC, ESR_IL, NAMES
+from gunyah.machine.engine.registers import ESR_IL, NAMES
 from gunyah.machine.engine.walk import Walker
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class NativeDebugger(Protocol):
 class NativeCpu:
     """The engine, the vCPU that is on it, and the callbacks it makes."""
 
-    __slots__ = ("_hv", "_pages", "_smc_dispatch", "_traps", "core", "current", "debugger", "vcpu", "walker")
+    __slots__ = ("_hv", "_smc_dispatch", "core", "current", "debugger", "vcpu", "walker")
 
     def __init__(self, hv: Hypervisor) -> None:
         """Load the engine; raises ``gunyah.machine.engine.EngineUnavailable`` where the host cannot run it."""
@@ -66,19 +67,15 @@ class NativeCpu:
         self.current: NativeExecutor | None = None
         self.vcpu: Vcpu | None = None
         self.debugger: NativeDebugger | None = None
-        # Devices by IPA page, for the vCPU that is on the engine.
-        self._pages: dict[int, DevicePage] = {}
-        # Answers of trapped registers by syndrome, Rt taken out.
-        self._traps: dict[int, int | None] = {}
         self._smc_dispatch = hv.dispatcher.smc
-        exits.hvc = self._hvc_handler()
+        self.core.route(EC.HVC64, self._hvc_function(), range(HVC_BASE, HVC_BASE + CALL_NUMBER_MAX + 1))
+        self.core.route(EC.SYSREG, self._sysreg_function())
         exits.smc = self._smc
         exits.wfi = self._wfi
         exits.mmio_read = self._mmio_read
         exits.mmio_write = self._mmio_write
         exits.data_abort = self._data_abort
         exits.instruction_abort = self._instruction_abort
-        exits.sysreg = self._sysreg
         exits.other = self._other
         exits.debug = self._other
         exits.timer = self._timer
@@ -100,7 +97,6 @@ class NativeCpu:
             previous.taken_off()
         self.current = executor
         self.vcpu = executor.vcpu
-        self._pages = executor.pages
 
     def take_off(self, executor: NativeExecutor) -> None:
         """Forget a vCPU that goes away."""
@@ -108,7 +104,7 @@ class NativeCpu:
             self.core.save()
             executor.taken_off()
             self.current = self.vcpu = None
-            self._pages = {}
+            self.core.pages = {}
 
     # -- the GIC's CPU interface ---------------------------------------------------------------------------------------
 
@@ -127,20 +123,27 @@ class NativeCpu:
 
     # -- calls ---------------------------------------------------------------------------------------------------------
 
-    def _hvc_handler(self) -> Callable[[int], bool]:
-        hv, dispatcher = self._hv, self._hv.dispatcher
-        native, general = dispatcher.native, dispatcher.hvc
-        first, last = HVC_BASE, HVC_BASE + CALL_NUMBER_MAX
+    def _hvc_function(self) -> Callable[[int], None]:
+        core, dispatcher, instruments = self.core, self._hv.dispatcher, self._hv.instruments
+        general = dispatcher.hvc
+        window = memoryview(core.x).cast("B")
+        live = dispatcher.live(LiveRegisters(window.cast("Q"), window[:64]))
+        first = EC.HVC64 << 26 | ESR_IL | HVC_BASE
+        last = first + CALL_NUMBER_MAX
 
-        def hvc(imm: int) -> bool:
+        def hvc(syndrome: int) -> None:
             vcpu = self.vcpu
             assert vcpu is not None
-            if first <= imm <= last and not hv.instruments:
-                # What the dispatcher would do, without asking it.
-                native[imm - first](vcpu)
-            else:
-                general(vcpu, imm)
-            return not vcpu.attention
+            try:
+                if first <= syndrome <= last and not instruments:
+                    # What the dispatcher would do, without asking it.
+                    live[syndrome - first](vcpu)
+                else:
+                    general(vcpu, syndrome & 0xFFFF)
+                if vcpu.attention:
+                    core.leave()
+            except BaseException as error:
+                core.fail(error)
 
         return hvc
 
@@ -175,16 +178,16 @@ class NativeCpu:
 
     # -- memory --------------------------------------------------------------------------------------------------------
 
+    def look_at(self, pages: dict[int, Page]) -> None:
+        """Where the vCPU that runs now has devices; instruments want to hear of every access."""
+        self.core.pages = {} if self._hv.instruments else pages
+
     def _mmio_read(self, ipa: int, size: int) -> int | None:
         vcpu = self.vcpu
         assert vcpu is not None
-        page = self._pages.get(ipa >> 12)
+        self._learn(vcpu, ipa)
         try:
-            if page is not None and not self._hv.instruments:
-                value = page.read(vcpu, ipa - page.base, size)
-            else:
-                self._learn(vcpu, ipa)
-                value = fault_access(self._hv, vcpu, ipa, size, False, 0)
+            value = fault_access(self._hv, vcpu, ipa, size, False, 0)
         except (DeviceAbort, ExternalAbort, VmmioExit):
             return None
         if vcpu.attention:
@@ -194,13 +197,9 @@ class NativeCpu:
     def _mmio_write(self, ipa: int, size: int, value: int) -> bool:
         vcpu = self.vcpu
         assert vcpu is not None
-        page = self._pages.get(ipa >> 12)
+        self._learn(vcpu, ipa)
         try:
-            if page is not None and not self._hv.instruments:
-                page.write(vcpu, ipa - page.base, size, value)
-            else:
-                self._learn(vcpu, ipa)
-                fault_access(self._hv, vcpu, ipa, size, True, value)
+            fault_access(self._hv, vcpu, ipa, size, True, value)
         except (DeviceAbort, ExternalAbort, VmmioExit):
             return False
         if vcpu.attention:
@@ -208,11 +207,13 @@ class NativeCpu:
         return True
 
     def _learn(self, vcpu: Vcpu, ipa: int) -> None:
-        page = device_page(self._hv, vcpu, ipa)
-        if page is not None:
-            if len(self._pages) >= DEVICE_PAGES_MAX:
-                self._pages.clear()
-            self._pages[ipa >> 12] = page
+        """Spare the next accesses of a page that has one device the way through here."""
+        found = device_page(self._hv, vcpu, ipa) if not self._hv.instruments else None
+        if found is not None:
+            pages = self.core.pages
+            if len(pages) >= DEVICE_PAGES_MAX:
+                pages.clear()
+            pages[ipa >> 12 << 4] = Page(found.read, found.write, vcpu, found.base)
 
     def _data_abort(self, esr: int, far: int, ipa: int) -> bool:
         vcpu, executor = self.vcpu, self.current
@@ -263,19 +264,35 @@ class NativeCpu:
 
     # -- other traps ---------------------------------------------------------------------------------------------------
 
-    def _sysreg(self, iss: int) -> bool:
-        register = iss & ~_ISS_RT
-        value = self._traps.get(register, -1)
-        if value == -1:
-            value = self._traps[register] = id_registers.trapped(SysregAccess.from_iss(register))
-        if value is None:
-            self._unusual(iss)
-            return True
-        rt = iss >> 5 & 31
-        if iss & 1 and rt != 31:
-            self.core.x[rt] = value
-        self.core.registers.pc += 4
-        return True
+    def _sysreg_function(self) -> Callable[[int], None]:
+        core = self.core
+        words = core.registers.words
+        view = memoryview(words).cast("B").cast("Q")
+        pc_at, first = core.library.offsets.env_pc // 8, core.library.offsets.env_xregs // 8
+        # By syndrome: the word of the register that is written (-1: none) and its value, None for what is unusual.
+        answers: dict[int, tuple[int, int] | None] = {}
+
+        def learn(syndrome: int) -> tuple[int, int] | None:
+            value = id_registers.trapped(SysregAccess.from_iss(syndrome & 0x1FF_FFFF & ~_ISS_RT))
+            rt = syndrome >> 5 & 31
+            answer = None if value is None else (first + rt if syndrome & 1 and rt != 31 else -1, value)
+            answers[syndrome] = answer
+            return answer
+
+        def sysreg(syndrome: int) -> None:
+            try:
+                answer = answers[syndrome] if syndrome in answers else learn(syndrome)
+                if answer is None:
+                    self._unusual(syndrome & 0x1FF_FFFF)
+                    return
+                register, value = answer
+                if register >= 0:
+                    view[register] = value
+                words[pc_at] = view[pc_at] + 4
+            except BaseException as error:
+                core.fail(error)
+
+        return sysreg
 
     def _unusual(self, iss: int) -> None:
         """A trapped register that has no value: a random number, an SVE register, or nothing at all."""

@@ -13,11 +13,10 @@ from gunyah.hypervisor.lost_guest import LostGuest
 from gunyah.hypervisor.native_cpu import NativeCpu
 from gunyah.hypervisor.stage2 import Stage2Fault
 from gunyah.hypervisor.system_registers import mpidr_of
-from gunyah.machine.engine import HCR, READ, WRITE, Context
+from gunyah.machine.engine import HCR, READ, WRITE, Context, Page
 from gunyah.machine.engine.decode import WNR, Access, complete_load, decode_instruction, has_writeback
 
 if TYPE_CHECKING:
-    from gunyah.hypervisor.emulation import DevicePage
     from gunyah.hypervisor.hypervisor import Hypervisor
     from gunyah.hypervisor.vcpu import Vcpu
 
@@ -40,7 +39,7 @@ class NativeExecutor:
         self.vcpu = vcpu
         self.context = Context(str(vcpu))
         self.deadline = 0
-        self.pages: dict[int, DevicePage] = {}
+        self.pages: dict[int, Page] = {}
         self.lost = LostGuest()
         self._hv = hv
         self._native = native
@@ -89,6 +88,7 @@ class NativeExecutor:
         if native.current is not self:
             native.switch_to(self)
             vcpu.x = self._live_registers()
+        native.look_at(self.pages)
         if self._waiting is not None:
             self._complete_access(*self._waiting)
         self._running = True

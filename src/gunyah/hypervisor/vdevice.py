@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from gunyah.machine.bus import Refused
+
 if TYPE_CHECKING:
     from gunyah.hypervisor.vcpu import Vcpu
 
 __all__ = ["DeviceAbort", "VirtualDevice"]
 
 
-class DeviceAbort(Exception):
+class DeviceAbort(Refused):
     """The device refuses the access (size, alignment, register): the guest gets an external abort, ESR 0x96000010."""
 
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import Protocol
 
-__all__ = ["Bus", "Device"]
+__all__ = ["Bus", "Device", "Refused"]
+
+
+class Refused(Exception):
+    """A device does not know this access: its size, its alignment, its place."""
 
 
 class Device(Protocol):

@@ -16,7 +16,7 @@ where that cannot work.
 from __future__ import annotations
 
 from .core import EXECUTE, READ, WRITE, Core, EngineError, Fault
-from .exits import ExitHandler, Stop, UnhandledExit
+from .exits import ExitHandler, Page, Stop, UnhandledExit
 from .intercept import PHYSICAL_TIMER, VIRTUAL_TIMER
 from .registers import EC, HCR, MDCR, SYSTEM_REGISTERS, Encoding
 from .state import Context, Registers
@@ -35,6 +35,7 @@ __all__ = [
     "HCR",
     "MDCR",
     "PHYSICAL_TIMER",
+    "Page",
     "READ",
     "Registers",
     "SYSTEM_REGISTERS",

@@ -18,8 +18,8 @@ from ..memory import PhysicalMemory
 from . import unicorn_private as private
 from .count import UNLIMITED, Count
 from .decode import decode_instruction, effective_address
-from .dispatch import Plain, exit_function, set_hook
-from .exits import ExitHandler, Stop
+from .dispatch import ExitHook, Plain, abort_function, exit_function
+from .exits import ExitHandler, Page, Stop
 from .intercept import Intercepts
 from .kicker import kicker
 from .registers import EC, ESR_IL, SYSTEM_REGISTERS, Encoding
@@ -134,7 +134,10 @@ class Core:
             )
             self.ram.append((base, base + size, lib.ram_address(self.handle, host) - base))
         self._plain = Plain(self)
-        self._entries, self._keep = set_hook(self, exit_function(self, exits, self._plain), native=native_entry)
+        self.pages: dict[int, Page] = {}
+        """Devices of the loaded context by HPFAR_EL2; may be replaced at any time."""
+        self._hook = ExitHook(self, exit_function(self, exits), native=native_entry)
+        self._hook.route(EC.DATA_ABORT_LOWER, abort_function(self, exits, self._plain))
         self._spin = SpinWatch(self, self._stop_flags)
         self._count = Count(self, self._stop_flags) if isinstance(self.clock, VirtualClock) else None
         self._intercepts = Intercepts(self)
@@ -380,8 +383,15 @@ class Core:
     @property
     def native_entries(self) -> int:
         """Exceptions that the guest's own EL1 has taken so far, interrupts not counted."""
-        value: int = self._entries[4]
-        return value
+        return self._hook.native_entries
+
+    def route(self, kind: int, function: Callable[[int], None], corrupting: range = range(0)) -> None:
+        """Let exits of one exception class go to `function(syndrome)` with nothing in between.
+
+        It has to call `leave` itself, and to give exceptions to `fail`. Before, HVC with an immediate of `corrupting`
+        puts its return address into X9 and zeros into X10 to X17.
+        """
+        self._hook.route(kind, function, corrupting)
 
     # Memory as the vCPU sees it
 

@@ -1,7 +1,8 @@
-"""Where exits to EL2 arrive: the function that the exit hook calls, and the machine code in front of it.
+"""Where exits to EL2 arrive: the functions that the exit hook calls, and the machine code in front of them.
 
-This is the hottest Python of the machine, so it is one closure over plain memory views: a device access costs one
-`mmio_read` or `mmio_write` and about a dozen loads and stores besides.
+This is the hottest Python of the machine, so each kind of exit is one closure over plain memory views: a device access
+costs one function of the device and about a dozen loads and stores besides. A hypervisor may put functions of its own
+in their place (`Core.route`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import ctypes
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from ..bus import Refused
 from . import unicorn_private as private
 from .decode import Access, decode_instruction, has_writeback
 from .exits import ExitHandler
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
 _ExitCallback = ctypes.CFUNCTYPE(None, ctypes.c_uint32)
 _PlainExitCallback = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p)
 
-# The exit hook, called as hook(uc, number, block): exceptions for EL1 go on to the library's exception entry.
+# The exit hook, called as hook(uc, number, block): exceptions for EL1 go on to the library's exception entry, those for
+# EL2 with their syndrome to the function of their class.
 _EXIT_CODE: Final = bytes.fromhex(
     "488b02"  # mov rax, [rdx]            address of target_el
     "833801"  # cmp dword [rax], 1
@@ -29,9 +32,34 @@ _EXIT_CODE: Final = bytes.fromhex(
     "48ff4220"  # inc qword [rdx + 32]    native entries
     "488b7a08"  # mov rdi, [rdx + 8]      CPUState
     "ff6210"  # jmp [rdx + 16]            arm_cpu_do_interrupt
-    "488b4228"  # exit: mov rax, [rdx + 40]   address of the syndrome
+    "488b4218"  # exit: mov rax, [rdx + 24]   address of the syndrome
     "8b38"  # mov edi, [rax]
-    "ff6218"  # jmp [rdx + 24]            Python
+    "89f8"  # mov eax, edi
+    "c1e81a"  # shr eax, 26
+    "ff64c228"  # jmp [rdx + 8 * rax + 40]
+)
+_NATIVE_ENTRIES: Final = 4
+_FUNCTIONS: Final = 5
+"""Words of the hook's block: the counter, and the first of a function for each exception class."""
+_CLASSES: Final = 64
+
+# void corrupt(u32 syndrome): before the function for HVC, where the immediate is one of `first`...`last`
+_CORRUPT_CODE: Final = (
+    "0fb7c7"  # movzx eax, di
+    "2d{first}"  # sub eax, first
+    "3d{span}"  # cmp eax, last - first
+    "7731"  # ja python
+    "48b9{env}"  # mov rcx, env
+    "488b81{pc}"  # mov rax, [rcx + pc]
+    "488981{x9}"  # mov [rcx + X9], rax
+    "4881c1{x10}"  # add rcx, X10
+    "0f57c0"  # xorps xmm0, xmm0
+    "0f1101"  # movups [rcx], xmm0
+    "0f114110"  # movups [rcx + 16], xmm0
+    "0f114120"  # movups [rcx + 32], xmm0
+    "0f114130"  # movups [rcx + 48], xmm0
+    "48b8{python}"  # python: mov rax, python
+    "ffe0"  # jmp rax
 )
 
 _SINGLE_ACCESS: Final = 0x0100_00BC
@@ -42,21 +70,24 @@ _SINGLE_ACCESS_TRANSLATION: Final = 0x0100_0004
 KNOWN_MAX: Final = 1 << 14
 """Places in code that are remembered (`Plain`): a guest that makes ever more of them fills no memory."""
 
-_Plan = tuple[bool, int, int, int, int, int]
-"""What a device access's syndrome asks for: write, bytes, the register's word (-1: zero register), mask of the value,
-its sign bit if that is extended (else 0), and what the extension sets."""
+U64: Final = 0xFFFF_FFFF_FFFF_FFFF
+
+_Plan = tuple[int, int, bool, int, int, int, int, int]
+"""What a device access's syndrome asks for, and where: syndrome, next PC, write, bytes, the register's word (-1: zero
+register), mask of the value, its sign bit if that is extended (else 0), and what the extension sets."""
 
 
-def _plan(esr: int, first_register: int) -> _Plan | None:
-    """Read a data abort's syndrome once for all its occurrences; None if it is no device access."""
+def _plan(esr: int, pc: int, first_register: int) -> _Plan | None:
+    """Read a data abort's syndrome once for all its occurrences at `pc`; None if it is no device access."""
     if esr & _SINGLE_ACCESS != _SINGLE_ACCESS_TRANSLATION:
         return None
     size = 1 << (esr >> 22 & 3)
     mask = (1 << 8 * size) - 1
     register = esr >> 16 & 31
-    fill = (0xFFFF_FFFF_FFFF_FFFF if esr & 1 << 15 else 0xFFFF_FFFF) & ~mask
+    fill = (U64 if esr & 1 << 15 else 0xFFFF_FFFF) & ~mask
     sign = mask + 1 >> 1 if esr & 1 << 21 else 0
-    return bool(esr & 0x40), size, first_register + register if register != 31 else -1, mask, sign, fill
+    word = first_register + register if register != 31 else -1
+    return esr, pc + 4 & U64, bool(esr & 0x40), size, word, mask, sign, fill
 
 
 class Plain:
@@ -69,47 +100,30 @@ class Plain:
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self.known: set[int] = set()
+        self.known: dict[int, _Plan] = {}
+        """By PC."""
         self.maintenance = ctypes.c_uint64()
         """Count of the guest's instruction cache maintenance, kept by machine code (see `intercept`)."""
-        self._seen = 0
 
-    def look(self, pc: int) -> Access | None:
-        """Give the instruction at `pc` if it changes its base register."""
-        if self._seen != self.maintenance.value:
-            self.known.clear()
-            self._seen = self.maintenance.value
+    def look(self, pc: int, plan: _Plan | None) -> Access | None:
+        """Give the instruction at `pc` if it changes its base register; else remember `plan` for it."""
         word = self._core.instruction(pc)
         if word is not None and has_writeback(word):
             return decode_instruction(word)
-        if self._core.registers.current_el:
+        if plan is not None and self._core.registers.current_el:
             if len(self.known) >= KNOWN_MAX:
                 self.known.clear()
-            self.known.add(pc)
+            self.known[pc] = plan
         return None
 
 
-def exit_function(core: Core, exits: ExitHandler, plain: Plain) -> Callable[[int], None]:
-    """Make the function that takes the syndrome (ESR_EL2) of each exit of `core` to `exits`."""
-    registers = core.registers
-    words = registers.words
+def exit_function(core: Core, exits: ExitHandler) -> Callable[[int], None]:
+    """Make the function that takes the syndrome (ESR_EL2) of all exits of `core` but data aborts to `exits`."""
+    words = core.registers.words
     view = memoryview(words).cast("B").cast("Q")
-    offsets = core.library.offsets
-    pc_at = offsets.env_pc // 8
-    far_at = offsets.env_vaddress // 8
-    hpfar_at = registers.slot("HPFAR_EL2")
-    first_register = offsets.env_xregs // 8
-    known = plain.known
-    maintenance = memoryview(plain.maintenance).cast("B").cast("Q")
-    seen = 0
-    plans: dict[int, _Plan | None] = {}
-
-    def aarch32_data_abort(esr: int) -> bool:
-        # Registers are kept elsewhere in this state, and instructions are not A64.
-        core.library.sync_32_to_64(registers.address)
-        go_on = exits.data_abort(esr & ~_SINGLE_ACCESS_TRANSLATION, view[far_at], core.faulting_ipa)
-        core.library.sync_64_to_32(registers.address)
-        return go_on
+    pc_at = core.library.offsets.env_pc // 8
+    far_at = core.library.offsets.env_vaddress // 8
+    hpfar_at = core.registers.slot("HPFAR_EL2")
 
     def rare(kind: int, syndrome: int) -> bool:
         if kind == EC.SMC64:
@@ -132,96 +146,196 @@ def exit_function(core: Core, exits: ExitHandler, plain: Plain) -> Callable[[int
         return exits.other(syndrome)
 
     def exit_to_el2(syndrome: int) -> None:
-        nonlocal seen
         try:
             kind = syndrome >> 26
-            if kind == 0x16:
-                if not exits.hvc(syndrome & 0xFFFF):
-                    core.leave()
-                return
-            if kind != 0x24:
-                go_on = exits.sysreg(syndrome & 0x1FF_FFFF) if kind == 0x18 else rare(kind, syndrome)
-                if not go_on:
-                    core.leave()
-                return
-            pc = view[pc_at]
-            writeback = None
-            if pc not in known or seen != maintenance[0]:
-                if not registers.aarch64:
-                    if not aarch32_data_abort(syndrome):
-                        core.leave()
-                    return
-                writeback = plain.look(pc)
-                seen = maintenance[0]
-            far = view[far_at]
-            ipa = view[hpfar_at] << 8 | far & 0xFFF
-            try:
-                plan = plans[syndrome]
-            except KeyError:
-                plan = plans[syndrome] = _plan(syndrome, first_register)
-            if plan is None:
-                if not exits.data_abort(syndrome, far, ipa):
-                    core.leave()
-                return
-            is_write, size, register, mask, sign, fill = plan
-            if is_write:
-                if not exits.mmio_write(ipa, size, view[register] & mask if register >= 0 else 0):
-                    if not exits.data_abort(syndrome, far, ipa):
-                        core.leave()
-                    return
+            if kind == EC.HVC64:
+                go_on = exits.hvc(syndrome & 0xFFFF)
+            elif kind == EC.SYSREG:
+                go_on = exits.sysreg(syndrome & 0x1FF_FFFF)
             else:
-                answer = exits.mmio_read(ipa, size)
-                if answer is None:
-                    if not exits.data_abort(syndrome, far, ipa):
-                        core.leave()
-                    return
-                if register >= 0:
-                    answer &= mask
-                    if answer & sign:
-                        answer |= fill
-                    view[register] = answer
-            if writeback is not None:
-                writeback.write_back(registers)
-            words[pc_at] = pc + 4
+                go_on = rare(kind, syndrome)
+            if not go_on:
+                core.leave()
         except BaseException as error:
             core.fail(error)
 
     return exit_to_el2
 
 
-def set_hook(core: Core, exit_to_el2: Callable[[int], None], *, native: bool) -> tuple[Any, Any]:
-    """Hook `exit_to_el2` into the engine; gives what has to stay alive, the counter of native entries first.
+def abort_function(core: Core, exits: ExitHandler, plain: Plain) -> Callable[[int], None]:
+    """Make the function that takes the syndrome of each data abort of `core` to `core.pages` or `exits`."""
+    registers = core.registers
+    words = registers.words
+    view = memoryview(words).cast("B").cast("Q")
+    pc_at = core.library.offsets.env_pc // 8
+    far_at = core.library.offsets.env_vaddress // 8
+    hpfar_at = registers.slot("HPFAR_EL2")
+    first_register = core.library.offsets.env_xregs // 8
+    known = plain.known
+    maintenance = memoryview(plain.maintenance).cast("B").cast("Q")
+    seen = 0
+
+    def refused(syndrome: int) -> None:
+        far = view[far_at]
+        if not exits.data_abort(syndrome, far, view[hpfar_at] << 8 | far & 0xFFF):
+            core.leave()
+
+    def refused_by_device(syndrome: int) -> None:
+        try:
+            refused(syndrome)
+        except BaseException as error:
+            core.fail(error)
+
+    def aarch32(syndrome: int) -> None:
+        # Registers are kept elsewhere in this state, and instructions are not A64.
+        core.library.sync_32_to_64(registers.address)
+        go_on = exits.data_abort(syndrome & ~_SINGLE_ACCESS_TRANSLATION, view[far_at], core.faulting_ipa)
+        core.library.sync_64_to_32(registers.address)
+        if not go_on:
+            core.leave()
+
+    def new_place(syndrome: int) -> None:
+        nonlocal seen
+        if not registers.aarch64:
+            aarch32(syndrome)
+            return
+        if seen != maintenance[0]:
+            known.clear()
+            seen = maintenance[0]
+        pc = view[pc_at]
+        plan = _plan(syndrome, pc, first_register)
+        writeback = plain.look(pc, plan)
+        if plan is None:
+            refused(syndrome)
+        elif access(plan) and writeback is not None:
+            writeback.write_back(registers)
+
+    def access(plan: _Plan) -> bool:
+        """Ask `exits`, and complete the instruction if it was a device."""
+        syndrome, next_pc, is_write, size, register, mask, sign, fill = plan
+        ipa = view[hpfar_at] << 8 | view[far_at] & 0xFFF
+        if is_write:
+            if not exits.mmio_write(ipa, size, view[register] & mask if register >= 0 else 0):
+                refused(syndrome)
+                return False
+        else:
+            answer = exits.mmio_read(ipa, size)
+            if answer is None:
+                refused(syndrome)
+                return False
+            if register >= 0:
+                answer &= mask
+                view[register] = answer | fill if answer & sign else answer
+        view[pc_at] = next_pc
+        return True
+
+    def data_abort(syndrome: int) -> None:
+        try:
+            plan = known.get(view[pc_at])
+            if plan is None or plan[0] != syndrome or seen != maintenance[0]:
+                new_place(syndrome)
+                return
+            page = core.pages.get(view[hpfar_at])
+            if page is None:
+                access(plan)
+                return
+            _, next_pc, is_write, size, register, mask, sign, fill = plan
+            read, write, owner, base = page
+            if is_write:
+                value = view[register] & mask if register >= 0 else 0
+                write(owner, base + (view[far_at] & 0xFFF), size, value)
+            else:
+                value = read(owner, base + (view[far_at] & 0xFFF), size) & mask
+                if register >= 0:
+                    view[register] = value | fill if sign and value & sign else value
+            view[pc_at] = next_pc
+        except Refused:
+            refused_by_device(syndrome)
+        except BaseException as error:
+            core.fail(error)
+
+    return data_abort
+
+
+class ExitHook:
+    """The hook of one engine: a Python function for each exception class that comes to EL2.
 
     With `native` false the guest's own exceptions go through Python as well, which is slower and only there to be
     measured (engine.md 2.4).
     """
-    lib = core.library
-    handle = ctypes.c_size_t()
-    block = (ctypes.c_uint64 * 6)()
-    if native:
-        callback: Any = _ExitCallback(exit_to_el2)
-        env = core.registers.address
-        block[:] = [
-            env + lib.offsets.env_target_el,
-            core.cpu_state,
-            ctypes.cast(lib.do_interrupt, ctypes.c_void_p).value or 0,
-            ctypes.cast(callback, ctypes.c_void_p).value or 0,
-            0,
-            env + lib.offsets.env_syndrome,
-        ]
-        entry, user = core.code.place(_EXIT_CODE), ctypes.addressof(block)
-    else:
 
-        def exit_or_enter(uc: int, number: int, user: int) -> None:
-            if core.target_el == 1:
-                lib.do_interrupt(core.cpu_state)
-            else:
-                exit_to_el2(core.syndrome)
+    def __init__(self, core: Core, function: Callable[[int], None], *, native: bool) -> None:
+        self._core = core
+        self._native = native
+        self._keep: list[Any] = []
+        self._block = (ctypes.c_uint64 * (_FUNCTIONS + _CLASSES))()
+        self._functions = [function] * _CLASSES
+        lib, env = core.library, core.registers.address
+        handle = ctypes.c_size_t()
+        if native:
+            self._block[:_FUNCTIONS] = [
+                env + lib.offsets.env_target_el,
+                core.cpu_state,
+                ctypes.cast(lib.do_interrupt, ctypes.c_void_p).value or 0,
+                env + lib.offsets.env_syndrome,
+                0,
+            ]
+            self._block[_FUNCTIONS:] = [self._callback(function)] * _CLASSES
+            entry, user = core.code.place(_EXIT_CODE), ctypes.addressof(self._block)
+        else:
 
-        callback = _PlainExitCallback(exit_or_enter)
-        entry, user = ctypes.cast(callback, ctypes.c_void_p).value or 0, 0
-    core.check(
-        lib.hook_add(core.handle, ctypes.addressof(handle), private.UC_HOOK_INTR, entry, user, 1, 0),
-        "the exit hook cannot be set",
-    )
-    return block, callback
+            def exit_or_enter(uc: int, number: int, user: int) -> None:
+                if core.target_el == 1:
+                    lib.do_interrupt(core.cpu_state)
+                else:
+                    syndrome = core.syndrome
+                    self._functions[syndrome >> 26](syndrome)
+
+            callback = _PlainExitCallback(exit_or_enter)
+            self._keep.append(callback)
+            entry, user = ctypes.cast(callback, ctypes.c_void_p).value or 0, 0
+        core.check(
+            lib.hook_add(core.handle, ctypes.addressof(handle), private.UC_HOOK_INTR, entry, user, 1, 0),
+            "the exit hook cannot be set",
+        )
+
+    def _callback(self, function: Callable[[int], None]) -> int:
+        callback = _ExitCallback(function)
+        self._keep.append(callback)
+        return ctypes.cast(callback, ctypes.c_void_p).value or 0
+
+    @property
+    def native_entries(self) -> int:
+        """Exceptions that the guest's own EL1 has taken."""
+        return self._block[_NATIVE_ENTRIES]
+
+    def route(self, kind: int, function: Callable[[int], None], corrupting: range = range(0)) -> None:
+        """See `Core.route`."""
+        if not self._native:
+            self._functions[kind] = self._corrupting(function, corrupting) if corrupting else function
+            return
+        target = self._callback(function)
+        if corrupting:
+            offsets = self._core.library.offsets
+            words = {
+                "first": (corrupting.start, 4),
+                "span": (len(corrupting) - 1, 4),
+                "env": (self._core.registers.address, 8),
+                "pc": (offsets.env_pc, 4),
+                "x9": (offsets.env_xregs + 9 * 8, 4),
+                "x10": (offsets.env_xregs + 10 * 8, 4),
+                "python": (target, 8),
+            }
+            code = _CORRUPT_CODE.format(**{name: n.to_bytes(size, "little").hex() for name, (n, size) in words.items()})
+            target = self._core.code.place(bytes.fromhex(code))
+        self._block[_FUNCTIONS + kind] = target
+
+    def _corrupting(self, function: Callable[[int], None], immediates: range) -> Callable[[int], None]:
+        registers = self._core.registers
+
+        def corrupt(syndrome: int) -> None:
+            if syndrome & 0xFFFF in immediates:
+                registers.x[9:18] = [registers.pc, 0, 0, 0, 0, 0, 0, 0, 0]
+            function(syndrome)
+
+        return corrupt

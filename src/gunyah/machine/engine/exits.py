@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 
 class Stop(enum.Enum):
@@ -20,6 +21,20 @@ class UnhandledExit(RuntimeError):
     """The guest did something for which the exit handler has no callable; the sentence says what."""
 
 
+class Page(NamedTuple):
+    """The one device that answers in a whole page of IPA space (`Core.pages`); the page is at `base` of it.
+
+    Where a function raises `gunyah.machine.bus.Refused`, `data_abort` is asked.
+    """
+
+    read: Callable[[Any, int, int], int]
+    """`read(owner, offset, size)` gives the value."""
+    write: Callable[[Any, int, int, int], None]
+    """`write(owner, offset, size, value)`"""
+    owner: Any
+    base: int
+
+
 class ExitHandler:
     """The callables of a hypervisor, all optional, replaceable at any time.
 
@@ -33,6 +48,7 @@ class ExitHandler:
     * `mmio_read(ipa, size) -> int | None`, `mmio_write(ipa, size, value) -> bool`: a stage-2 translation fault of a
       single-register access (valid syndrome); size is 1, 2, 4 or 8 bytes. A value or True completes the instruction
       (sign extension, register width, write-back, PC); None or False means it is no device, and `data_abort` is asked.
+      Pages of which one device has the whole can be given to the core (`Core.pages`), so that nobody has to be asked.
     * `data_abort(esr, far, ipa)`: any other data abort for EL2; PC at the instruction. See `decode`, `Core.emulate`,
       `Core.inject_data_abort`.
     * `instruction_abort(esr, far, ipa)`: fetch that stage 2 refuses; PC at the address.
