@@ -2,7 +2,8 @@
 
 A device has ends. The VM that configures it gets its end; a peer that is the owner gets its end at once, without asking
 for it. Two siblings find each other: the first one's device waits under its label until the other configures the
-counterpart, which then joins it instead of making a second one.
+counterpart, which then joins it instead of making a second one. When one of the two goes, the other keeps its end and
+waits again; whoever comes back joins it.
 """
 
 from __future__ import annotations
@@ -122,15 +123,15 @@ class _Maker:
             )
         hyp = self.rm.hyp
         capability = self.objects.give(master, _RIGHTS[kind] if rights is None else rights, objects.cspace)
-        device.undo.append(lambda: _delete_if_alive(self.rm, vm, objects, capability))
         end = End(vm.vmid, kind, capability)
+        end.undo.append(lambda: _delete_if_alive(self.rm, vm, objects, capability))
         device.ends.append(end)
         if kind in _BINDINGS:
             bind, unbind = _BINDINGS[kind]
             end.virq = objects.virqs.allocate() if virq is None else virq
-            device.undo.append(lambda: objects.virqs.free(end.virq))
+            end.undo.append(lambda: objects.virqs.free(end.virq))
             hyp.call(bind, master, objects.vic, end.virq)
-            device.undo.append(partial(_call, hyp, unbind, master))
+            end.undo.append(partial(_call, hyp, unbind, master))
         return end
 
     def _device(self, config: DeviceConfig, peer: Vm | None) -> Device:
@@ -154,15 +155,17 @@ class _Maker:
             return None
         for device in peer.objects.devices:
             other = device.config
-            if (
-                device.kind != wanted.value
-                or device.label != config.label
-                or device.ends_of(self.vm.vmid)
-                or other is None
-            ):
+            if device.kind != wanted.value or device.label != config.label or device.partner or other is None:
                 continue
-            if other.peer is not None and find_peer(self.rm, other.peer) is self.vm:
-                return device
+            if other.peer is None or find_peer(self.rm, other.peer) is not self.vm:
+                continue
+            if (other.message_size, other.queue_depth) != (config.message_size, config.queue_depth):
+                raise RmFailure(
+                    RmError.NORESOURCE,
+                    f"{config.path}: {config.queue_depth} messages of {config.message_size} bytes, but VM "
+                    f"{peer.vmid} has made the pair {config.label:#x} for {other.queue_depth} of {other.message_size}",
+                )
+            return device
         return None
 
     # -- kinds ---------------------------------------------------------------------------------------------------------
@@ -224,23 +227,12 @@ class _Maker:
         peer: Vm,
         ends: list[tuple[int, ResourceType, int | None, int | None]],
     ) -> None:
-        """Take the free ends of a sibling's device; they go with whichever VM goes first."""
+        """Take the free ends of a sibling's device."""
         device = self._device(config, peer)
         for master, kind, virq, rights in ends:
-            device.ends.append(self.end(waiting, self.vm, master, kind, virq=virq, rights=rights))
-        waiting.joined = True
+            self.end(device, self.vm, master, kind, virq=virq, rights=rights)
         waiting.peer = self.vm.vmid
-        steps = waiting.undo[-3 * len(ends) :] if ends[0][1] in _BINDINGS else waiting.undo[-1:]
-
-        def leave() -> None:
-            if waiting.joined:
-                waiting.joined = False
-                waiting.ends = [end for end in waiting.ends if end.vmid != self.vm.vmid]
-                for step in reversed(steps):
-                    waiting.undo.remove(step)
-                    step()
-
-        device.undo.append(leave)
+        waiting.partner, device.partner = device, waiting
 
     def shared_memory(self, config: DeviceConfig) -> None:
         peer = self.rm.vms.lookup(self.vm.owner)

@@ -32,7 +32,7 @@ def _get_hyp_resources(rm: ResourceManager, client: Vm, payload: bytes) -> bytes
         if device.listed and device.peer == vmid:
             resources += device.resources(client.vmid, vmid)
     for device in objects.devices if client is not vm else ():
-        if device.listed and device.peer == client.vmid and not device.joined:
+        if device.listed and device.peer == client.vmid:
             resources += device.resources(client.vmid, vmid)
     return HypResourcesReply(tuple(resources)).pack()
 

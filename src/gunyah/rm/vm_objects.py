@@ -61,6 +61,8 @@ class End:
     virq: int = 0
     base: int = 0
     size: int = 0
+    undo: list[Callable[[], None]] = field(default_factory=list)
+    """Takes the end away from its VM, newest first."""
 
 
 @dataclass(slots=True, eq=False)
@@ -77,8 +79,8 @@ class Device:
     objects: list[int] = field(default_factory=list)
     """Master capabilities in RM's space."""
     undo: list[Callable[[], None]] = field(default_factory=list)
-    joined: bool = False
-    """The peer configured the same device: it sees its ends under its own configuration."""
+    partner: Device | None = None
+    """The device by which a sibling, once it has configured its side, holds the other ends of the same objects."""
     config: DeviceConfig | None = None
     frontend: tuple[int, int] | None = None
     """(IPA, interrupt) of a virtio-MMIO frontend."""
@@ -380,14 +382,43 @@ class VmObjects:
     # -- end -----------------------------------------------------------------------------------------------------------
 
     def destroy_device(self, device: Device) -> None:
-        """Take one device away from both its VMs."""
+        """Take one device away from its VM and from an owner; what a sibling has joined stays with the sibling."""
         self.devices.remove(device)
-        actions, device.undo, device.joined = device.undo[::-1], [], False
-        for action in actions:
-            self._attempt(action)
+        for end in reversed(device.ends):
+            self._undo_all(end.undo)
+        self._undo_all(device.undo)
+        partner, device.partner = device.partner, None
+        if partner is not None:
+            self._leave_to(partner, device)
         for capability in device.objects:
             if capability in self._held:
                 self._attempt(partial(self.drop, capability))
+
+    def _undo_all(self, actions: list[Callable[[], None]]) -> None:
+        while actions:
+            self._attempt(actions.pop())
+
+    def _leave_to(self, partner: Device, device: Device) -> None:
+        """The sibling keeps the objects, without what was under way to this VM, until this one comes back or it goes
+        too.
+        """
+        partner.partner = None
+        hyp = self.rm.hyp
+        vm = self.rm.vms.get(partner.vmid)
+        if vm is None or vm.objects is None:
+            return
+        if device.objects:
+            # Its ends are the opposite ones: what was sent on is received from.
+            partner.objects, device.objects = device.objects[::-1], []
+            for capability in partner.objects:
+                self._held.remove(capability)
+                vm.objects._held.append(capability)
+        for end in device.ends:
+            if end.type is ResourceType.MSG_QUEUE_RECV:
+                # The pair's second object, seen from the one that goes; the other one's first.
+                self._attempt(partial(hyp.msgqueue_flush, partner.objects[0]))
+            elif end.type is ResourceType.DOORBELL:
+                self._attempt(partial(hyp.doorbell_reset, partner.objects[0]))
 
     def destroy(self) -> None:
         """Give everything back: interrupts, links, copies in other VMs' spaces, objects newest first."""

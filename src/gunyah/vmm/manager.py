@@ -37,9 +37,11 @@ from gunyah.guest.wait import Mutex, WaitQueue
 from gunyah.linux.kernel import Kernel
 from gunyah.linux.printk import WARNING
 from gunyah.linux.rm_client import RmClient, RmRefused, rm_calls_of
+from gunyah.vmm.errors import VmError
 from gunyah.vmm.loader import Placement
 from gunyah.vmm.manager_vcpus import VcpuLoop
 from gunyah.vmm.secondary_devices import Console, MmioBus, UartFactory
+from gunyah.vmm.shared_memory import Regions
 from gunyah.vmm.virtio import VirtioBackend
 from gunyah.vmm.virtqueue import Window
 from gunyah.vmm.vm_config import Virtio, VmSettings, configured_tree, placement_of, pool_of, tree_span, uart_address
@@ -52,10 +54,8 @@ _ALIGNMENT: Final = 0x20_0000
 _PATIENCE_NS: Final = 10_000_000_000
 """How long RM may take to tell the end of a stop or a reset; it takes milliseconds."""
 _CONSOLE_PIECE: Final = 4096
-
-
-class VmError(Exception):
-    """A VM cannot do what was asked; one sentence."""
+_CLEAN: Final = (VmStatus.LOAD, VmStatus.RESET)
+"""Nothing of it exists in RM but its VMID."""
 
 
 class VmManager:
@@ -78,6 +78,8 @@ class VmManager:
         self.on_vmid = on_vmid
         self.rm = RmClient(rm_calls_of(lambda: kernel.resource_managers), explain)
         self.vms: dict[int, VirtualMachine] = {}
+        self.regions = Regions(self)
+        self._machines: dict[str, VirtualMachine] = {}
         self.listeners: list[Callable[[int, Payload | bytes], None]] = []
         """Called inside the VM with each notification's id and payload; must not block."""
         self._own_vmid = 0
@@ -100,7 +102,16 @@ class VmManager:
         """A machine that does not exist for RM yet. Raises LoadError, VmError."""
         if settings.console == "uart" and self.uart is None:
             raise VmError(f"VM {settings.name}: nobody has told this VM manager how to make a UART")
-        return VirtualMachine(self, settings)
+        machine = self._machines[settings.name] = VirtualMachine(self, settings)
+        return machine
+
+    def named(self, name: str) -> VirtualMachine:
+        """The machine that was last created with a name; raises VmError."""
+        machine = self._machines.get(name)
+        if machine is None:
+            known = ", ".join(self._machines) or "none"
+            raise VmError(f"there is no VM {name!r} to share memory with; there are: {known}")
+        return machine
 
     def _notified(self, message_id: int, data: bytes) -> None:
         entry = NOTIFICATIONS.get(message_id)
@@ -138,6 +149,7 @@ class VirtualMachine:
         """The owner's halves of its virtio devices, while it is started."""
         self.shared: dict[int, Buffer] = {}
         """Memory of the owner's that it shares, by label; there while the VM is."""
+        self._buffers: list[Buffer] = []
         self._placement: Placement = placement_of(settings)
         self._memory: Buffer | None = None
         self._handles: list[int] = []
@@ -181,15 +193,20 @@ class VirtualMachine:
         with self._life:
             self._start()
 
-    def _start(self) -> None:
-        if self.status not in (VmStatus.NONE, VmStatus.RESET):
-            raise VmError(f"VM {self.name} is {self.status.name}; it can be started when it is new or was reset")
-        rm, fresh = self.manager.rm, not self.vmid
-        if fresh:
-            self.vmid = rm.vm_allocate()
+    def allocate(self) -> int:
+        """Its VMID, which RM gives now if it has none yet. Raises RmRefused."""
+        if not self.vmid:
+            self.vmid = self.manager.rm.vm_allocate()
             self.manager.vms[self.vmid] = self
             self.manager.on_vmid(self.vmid, self.settings)
             self.status = VmStatus.LOAD
+        return self.vmid
+
+    def _start(self) -> None:
+        if self.status not in (VmStatus.NONE, *_CLEAN):
+            raise VmError(f"VM {self.name} is {self.status.name}; it can be started when it is new or was reset")
+        rm, fresh = self.manager.rm, not self.vmid
+        self.allocate()
         try:
             with self._refusal_said():
                 self._load()
@@ -244,8 +261,14 @@ class VirtualMachine:
         handle = create((AclEntry(self.vmid, _RWX), *own), (SglEntry(memory.address, settings.memory),))
         self._handles.append(handle)
         pools = [(virtio.label, virtio.pool) for virtio in settings.virtio]
-        for label, size in (*((shared.label, shared.size) for shared in settings.shared), *pools):
+        for shared in settings.shared:
+            if shared.peers:
+                self.shared[shared.label] = self.manager.regions.join(self, shared).buffer
+            else:
+                pools.append((shared.label, shared.size))
+        for label, size in pools:
             buffer = self.shared[label] = services.heap.allocate(size, PAGE_SIZE)
+            self._buffers.append(buffer)
             services.cpu.write(buffer.address, bytes(size))
             acl = (AclEntry(self.vmid, _RW), AclEntry(self.manager.own_vmid, _RW))
             self._handles.append(rm.mem_share(acl, (SglEntry(buffer.address, size),), label=label))
@@ -344,7 +367,7 @@ class VirtualMachine:
         with self._life:
             if not self.vmid:
                 raise VmError(f"VM {self.name} does not exist yet")
-            if self.status != VmStatus.RESET:
+            if self.status not in _CLEAN:
                 self._reset()
 
     def _reset(self) -> None:
@@ -365,8 +388,9 @@ class VirtualMachine:
         """Reclaim every memparcel, free its memory."""
         while self._handles:
             self.manager.rm.mem_reclaim(self._handles.pop(), sanitize=self.settings.clear)
-        for buffer in self.shared.values():
-            buffer.free()
+        self.manager.regions.leave(self)
+        while self._buffers:
+            self._buffers.pop().free()
         self.shared.clear()
         if self._memory is not None:
             self._memory.free()
@@ -375,7 +399,7 @@ class VirtualMachine:
     def restart(self) -> None:
         """Reset and start again, with the same VMID."""
         with self._life:
-            if self.vmid and self.status != VmStatus.RESET:
+            if self.vmid and self.status not in _CLEAN:
                 self._reset()
             self._start()
 
@@ -384,7 +408,14 @@ class VirtualMachine:
         with self._life:
             if not self.vmid:
                 return
-            if self.status not in (VmStatus.RESET, VmStatus.LOAD):
+            holders = self.manager.regions.holders(self)
+            if holders:
+                # The memparcel names this VMID; the next VM that gets it would get the memory too.
+                raise VmError(
+                    f"VM {self.name} shares memory with {', '.join(sorted(holders))}, which must be reset before "
+                    f"{self.name} is deallocated"
+                )
+            if self.status not in _CLEAN:
                 self._reset()
             self._deallocate()
 

@@ -23,6 +23,7 @@ from gunyah.vmm.virtio_devices import VirtioDevice
 
 __all__ = [
     "DEFAULT_BASE",
+    "Doorbell",
     "QueuePair",
     "SharedMemory",
     "Virtio",
@@ -56,11 +57,23 @@ class QueuePair:
 
 @dataclass(frozen=True, slots=True)
 class SharedMemory:
-    """Memory that VM and owner share: label, bytes; RM picks the guest's address unless ``base`` (IPA) does."""
+    """Memory that VM and owner share: label, bytes; RM picks the guest's address unless ``base`` (IPA) does.
+
+    ``peers`` are names of other VMs of the owner that have it too; their settings name it in the same way.
+    """
 
     label: int
     size: int
     base: int | None = None
+    peers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Doorbell:
+    """A doorbell between the VM and ``peer``, another VM of its owner; both ends name one label."""
+
+    label: int
+    peer: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +113,10 @@ class VmSettings:
     share: bool = False
     """Share the memory with the owner instead of lending it."""
     queues: tuple[QueuePair, ...] = ()
-    doorbells: tuple[int, ...] = ()
-    """Labels of doorbells that the owner rings."""
-    doorbell_sources: tuple[int, ...] = ()
-    """Labels of doorbells that the VM rings."""
+    doorbells: tuple[int | Doorbell, ...] = ()
+    """Doorbells that are rung for the VM, by the owner where only a label stands."""
+    doorbell_sources: tuple[int | Doorbell, ...] = ()
+    """Doorbells that the VM rings."""
     shared: tuple[SharedMemory, ...] = ()
     virtio: tuple[Virtio, ...] = ()
     profile: str = "2023"
@@ -267,10 +280,10 @@ def _devices(parent: Node, settings: VmSettings, placement: Placement) -> None:
         rpc.set_flag(_K.CONSOLE_DEV)
     if settings.console == "uart":
         _irqfd(parent, UART_SPI)
-    for label in settings.doorbells:
-        _device(parent, f"doorbell-{label:x}", "doorbell", label, f"/hypervisor/doorbell-{label:x}")
-    for label in settings.doorbell_sources:
-        _device(parent, f"source-{label:x}", "doorbell-source", label, f"/hypervisor/doorbell-source-{label:x}")
+    for bells, kind in ((settings.doorbells, "doorbell"), (settings.doorbell_sources, "doorbell-source")):
+        for bell in bells:
+            label, peer = (bell.label, bell.peer) if isinstance(bell, Doorbell) else (bell, None)
+            _device(parent, f"{kind}-{label:x}", kind, label, f"/hypervisor/{kind}-{label:x}", peer=peer)
     for pair in settings.queues:
         path = f"/hypervisor/message-queue-{pair.label:x}"
         node = _device(parent, f"queue-{pair.label:x}", "message-queue-pair", pair.label, path, peer=pair.peer)
