@@ -11,12 +11,22 @@ __all__ = ["DAIFCLR", "DAIFSET", "PSCI_OFF", "UART", "Code", "guest"]
 UART = 0x0900_0000
 PSCI_OFF = 0x8400_0008
 SYSREGS = {
+    "DBGBVR0_EL1": (2, 0, 0, 0, 4),
+    "DBGBCR0_EL1": (2, 0, 0, 0, 5),
+    "DBGWVR0_EL1": (2, 0, 0, 0, 6),
+    "DBGWCR0_EL1": (2, 0, 0, 0, 7),
+    "DBGBVR5_EL1": (2, 0, 0, 5, 4),
+    "DBGBCR5_EL1": (2, 0, 0, 5, 5),
+    "MDSCR_EL1": (2, 0, 0, 2, 2),
     "MPIDR_EL1": (3, 0, 0, 0, 5),
+    "ID_AA64MMFR0_EL1": (3, 0, 0, 7, 0),
     "SCTLR_EL1": (3, 0, 1, 0, 0),
+    "SPSR_EL1": (3, 0, 4, 0, 0),
     "ELR_EL1": (3, 0, 4, 0, 1),
     "ESR_EL1": (3, 0, 5, 2, 0),
     "FAR_EL1": (3, 0, 6, 0, 0),
     "VBAR_EL1": (3, 0, 12, 0, 0),
+    "CONTEXTIDR_EL1": (3, 0, 13, 0, 1),
     "SP_EL0": (3, 0, 4, 1, 0),
     "ICC_PMR_EL1": (3, 0, 4, 6, 0),
     "ICC_IAR1_EL1": (3, 0, 12, 12, 0),
@@ -27,6 +37,7 @@ SYSREGS = {
     "CNTVCT_EL0": (3, 3, 14, 0, 2),
 }
 DAIFSET, DAIFCLR = 0xD503_40DF, 0xD503_40FF
+ISB = 0xD503_3FDF
 CONDITIONS = {"eq": 0, "ne": 1, "hs": 2, "lo": 3}
 
 
@@ -137,6 +148,14 @@ class Code:
     def store(self, rt: int, rn: int, size: int = 8) -> Code:
         return self.word((size.bit_length() - 1) << 30 | 0x3900_0000 | rn << 5 | rt)
 
+    def load_at(self, rt: int, rn: int, offset: int, size: int = 8) -> Code:
+        """LDUR: any offset from -256 to 255."""
+        return self.word((size.bit_length() - 1) << 30 | 0x3840_0000 | (offset & 0x1FF) << 12 | rn << 5 | rt)
+
+    def store_at(self, rt: int, rn: int, offset: int, size: int = 8) -> Code:
+        """STUR: any offset from -256 to 255."""
+        return self.word((size.bit_length() - 1) << 30 | 0x3800_0000 | (offset & 0x1FF) << 12 | rn << 5 | rt)
+
     # -- system --------------------------------------------------------------------------------------------------------
 
     def hvc(self, imm: int = 0) -> Code:
@@ -150,6 +169,12 @@ class Code:
 
     def daifset(self, bits: int = 0xF) -> Code:
         return self.word(DAIFSET | bits << 8)
+
+    def daifclr(self, bits: int = 0xF) -> Code:
+        return self.word(DAIFCLR | bits << 8)
+
+    def isb(self) -> Code:
+        return self.word(ISB)
 
     def mrs(self, rt: int, name: str) -> Code:
         return self.word(_system(name) | 1 << 21 | rt)
