@@ -141,7 +141,7 @@ def test_a_recorded_guest_is_made_again_from_what_it_did(replay: Any) -> None:
     script.call("object_activate", "$t", 0).call("vcpu_poweron", "$t", 0x8000_0000, 0x7777, 0)
     script.call("vcpu_run", "$t", 0, 0, 0, 0, out=(0, 5, 0x1008, 4, 0xABCD))
     script.call("vcpu_run", "$t", 0, 0, 0, 0, out=(0, 4, 0x1010, 4))
-    script.call("vcpu_run", "$t", 0x42, 0, 0, 0, out=(0, 1, 0, 1))
+    script.call("vcpu_run", "$t", 0x42, 0, 0, 0, out=(0, 1, 0x1_0001, 2))
     script.observe("guest results [identify.x0, vmmio read reg]: ['0x5100000000008001', '0x42']", call="memory")
     status, result = replay({"hypercalls": script.steps})
     assert status == 0, result["failures"]

@@ -75,14 +75,14 @@ class CSpaceMachine(RuleBasedStateMachine):
         if cap not in self.all:
             return nothing
         answer = self.rig.call("cspace_copy_cap_from", self.spaces[cap.space], cap.capid, self.spaces[space], mask)
-        if cap.state == "empty":
+        if self.occupied(space) >= self.limit:
+            assert answer.error == Error.CSPACE_FULL
+        elif cap.state == "empty":
             assert answer.error == Error.CSPACE_CAP_NULL
         elif cap.state == "revoked":
             assert answer.error == Error.CSPACE_CAP_REVOKED
         elif cap.rights & mask == 0:
             assert answer.error == Error.CSPACE_INSUFFICIENT_RIGHTS
-        elif self.occupied(space) >= self.limit:
-            assert answer.error == Error.CSPACE_FULL
         else:
             assert answer.ok
             return self.remember(Cap(cap.thing, space, cap.rights & mask, False, answer.results[0]))

@@ -20,6 +20,8 @@ __all__ = [
     "OWNER_STANDARD",
     "OWNER_STANDARD_HYP",
     "OWNER_VENDOR_HYP",
+    "POWER_STATE_CPU_LEVEL",
+    "POWER_STATE_DEEPEST",
     "POWER_STATE_POWERDOWN",
     "PSCI_AFFINITY_INFO_32",
     "PSCI_AFFINITY_INFO_64",
@@ -59,6 +61,7 @@ __all__ = [
     "TRNG_GET_UUID",
     "TRNG_RND_32",
     "TRNG_RND_64",
+    "TRNG_UNASSIGNED",
     "TRNG_UUID",
     "TRNG_VERSION",
     "TRNG_VERSION_1_0",
@@ -171,6 +174,10 @@ PSCI_FEATURES_CPU_SUSPEND = 2
 
 POWER_STATE_POWERDOWN = 1 << 16
 """Type bit of the "original" power-state format (errors-and-types.md 12)."""
+POWER_STATE_CPU_LEVEL = 0xF
+"""Bits of the "original" format that say how deep the CPU itself sleeps; 0 is awake."""
+POWER_STATE_DEEPEST = POWER_STATE_POWERDOWN | 1
+"""A core in its deepest state, powered down."""
 
 AFFINITY_ON = 0
 AFFINITY_OFF = 1
@@ -183,6 +190,8 @@ TRNG_FEATURES = 0x8400_0051
 TRNG_GET_UUID = 0x8400_0052
 TRNG_RND_32 = 0x8400_0053
 TRNG_RND_64 = 0xC400_0053
+TRNG_UNASSIGNED = range(0x8400_0054, 0x8400_0060)
+"""Ids set aside for TRNG functions to come, 32-bit convention."""
 
 TRNG_VERSION_1_0 = 0x0001_0000
 TRNG_UUID = (0x4554_6E21, 0x92A1_433D, 0xA2EA_5FE2, 0x1639_7D4E)

@@ -194,11 +194,14 @@ class CSpace(KernelObject):
                 return capid
             attempt += 1
 
-    def _insert(self, obj: KernelObject, rights: int, master: bool) -> Capability:
+    def _require_room(self) -> None:
         if self.occupied >= self.max_capabilities:
             raise HypervisorError(
                 Error.CSPACE_FULL, f"{self} holds {self.occupied} of {self.max_capabilities} capabilities"
             )
+
+    def _insert(self, obj: KernelObject, rights: int, master: bool) -> Capability:
+        self._require_room()
         if not self._free:
             self._add_table()
         slot = heapq.heappop(self._free)
@@ -218,6 +221,8 @@ class CSpace(KernelObject):
         """A copy of ``source``'s capability with rights AND ``mask``; never a master. INSUFFICIENT_RIGHTS when nothing
         is left.
         """
+        # The slot comes first: a full CSpace answers so whatever the source is.
+        self._require_room()
         capability = source.capability(capid)
         rights = capability.rights & mask
         if rights == 0:

@@ -32,10 +32,10 @@ def hypervisor_identify(hv: Hypervisor, vcpu: Vcpu) -> tuple[int, ...]:
 
 
 def trace_update_class_flags(hv: Hypervisor, vcpu: Vcpu, set_flags: int, clear_flags: int) -> tuple[int]:
-    """0x603F: result uint64_t the classes that are on; open to every VM."""
-    wanted = (hv.trace_classes | set_flags) & ~clear_flags
-    kept = hv.trace_classes & UNCHANGEABLE_FLAGS
-    hv.trace_classes = wanted & ~UNCHANGEABLE_FLAGS | kept
+    """0x603F: result uint64_t the classes that are on; open to every VM. A class in both words is on afterwards."""
+    before = hv.trace_classes
+    wanted = before & ~clear_flags | set_flags
+    hv.trace_classes = wanted & ~UNCHANGEABLE_FLAGS | before & UNCHANGEABLE_FLAGS
     return (hv.trace_classes,)
 
 

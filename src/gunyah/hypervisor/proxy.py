@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gunyah.abi.errors import Error
+from gunyah.abi.smccc import POWER_STATE_DEEPEST
 from gunyah.abi.vcpu import VcpuRunState, WakeupSource
 from gunyah.hypervisor.errors import HypervisorError
 from gunyah.hypervisor.vcpu import Block, ThreadState
@@ -41,10 +42,15 @@ def run_state(vcpu: Vcpu) -> tuple[int, int, int, int]:
     if vcpu.thread_state == ThreadState.EXITED:
         # Before the reset state, which nothing clears: a host that knows no 0x100 would run a dead vCPU for ever.
         return int(VcpuRunState.POWERED_OFF), 1, 0, 0
+    blocks = vcpu.blocks
+    if vcpu.thread_state == ThreadState.KILLED:
+        # It has to be run until it has exited, and nothing that it waits for counts any more.
+        return int(VcpuRunState.BLOCKED if blocks & _PROXY else VcpuRunState.READY), 0, 0, 0
+    if not blocks & ~_PROXY:
+        return int(VcpuRunState.READY), 0, 0, 0
     if vcpu.reset_state is not None:
         kind, cookie = vcpu.reset_state
         return int(VcpuRunState.PSCI_SYSTEM_RESET), kind, cookie, 0
-    blocks = vcpu.blocks
     if blocks & int(Block.FAULT):
         return int(VcpuRunState.FAULT), 0, 0, 0
     if blocks & int(Block.POWERED_OFF):
@@ -57,10 +63,12 @@ def run_state(vcpu: Vcpu) -> tuple[int, int, int, int]:
     if blocks & int(Block.SUSPENDED):
         return int(VcpuRunState.EXPECTS_WAKEUP), vcpu.suspend_word, int(WakeupSource.PSCI_CPU_SUSPEND), 0
     if blocks & int(Block.WFI):
+        if vcpu.vpm is None:
+            # Recorded: WFI is how a vCPU without a group votes for idling, so it shows as a suspend in the deepest
+            # state (objects.md 11).
+            return int(VcpuRunState.EXPECTS_WAKEUP), POWER_STATE_DEEPEST, int(WakeupSource.PSCI_CPU_SUSPEND), 0
         return int(VcpuRunState.EXPECTS_WAKEUP), 0, int(WakeupSource.WFI), 0
-    if blocks & ~_PROXY:
-        return int(VcpuRunState.BLOCKED), 0, 0, 0
-    return int(VcpuRunState.READY), 0, 0, 0
+    return int(VcpuRunState.BLOCKED), 0, 0, 0
 
 
 class ProxyRun:
@@ -96,22 +104,24 @@ def start(caller: Vcpu, target: Vcpu, resume: tuple[int, int, int]) -> tuple[int
     """
     if not target.proxied or target.proxy_caller is not None or target is caller:
         raise HypervisorError(Error.BUSY, f"{target} is not proxy-scheduled, or it is being run")
-    if target.pinned and target.affinity != caller.affinity:
-        raise HypervisorError(
-            Error.DENIED, f"{target} is pinned to CPU {target.affinity}, {caller} is on {caller.affinity}"
-        )
+    if target.killed or not target.blocks & ~(_PROXY | _VMMIO):
+        # It will run, so it moves to the caller's CPU (objects.md 7); here that costs nothing.
+        if target.pinned and target.affinity != caller.affinity:
+            raise HypervisorError(
+                Error.DENIED, f"{target} is pinned to CPU {target.affinity}, {caller} is on {caller.affinity}"
+            )
+        target.affinity = caller.affinity
     access = target.vmmio
     if target.blocks & _VMMIO and access is not None:
         target.vmmio = None
         target.vmmio_answer = resume[0]
         target.blocks &= ~_VMMIO
-    # The vCPU moves to the caller's CPU (objects.md 7); here that costs nothing.
-    target.affinity = caller.affinity
     if target.killed:
         # Nothing of it runs any more. Who kills it and who runs it may be two: neither must find it busy with dying.
         target.exit()
         return run_state(target)
     target.proxy_caller = caller
+    target.started = True
     target.blocks &= ~_PROXY
     caller.proxy = ProxyRun(caller, target)
     caller.hv.scheduler.run_instead(caller, target)

@@ -1,7 +1,6 @@
 """PSCI 1.1 for the vCPUs of a virtual-PM group (objects.md 11).
 
-A vCPU outside a group gets NOT_SUPPORTED from every function but CPU_SUSPEND, as recorded. The conduit is HVC #0 or
-SMC #0.
+For a vCPU outside a group there is no such function, but for PSCI_FEATURES. The conduit is HVC #0 or SMC #0.
 """
 
 from __future__ import annotations
@@ -19,20 +18,22 @@ if TYPE_CHECKING:
     from gunyah.hypervisor.hypervisor import Hypervisor
     from gunyah.hypervisor.vcpu import Vcpu
 
-__all__ = ["PSCI", "psci_features"]
+__all__ = ["PSCI", "UNKNOWN", "psci_features"]
 
 U32 = (1 << 32) - 1
 U64 = (1 << 64) - 1
 
 Answer = tuple[int, ...] | None
 
+UNKNOWN: Answer = ()
+"""Nobody answers: X0 = -1 of 64 bits whatever the convention, and nothing else changes (hypercalls.md 1.5)."""
+
 _NOT_SUPPORTED: Answer = (int(PsciError.NOT_SUPPORTED),)
 _INVALID: Answer = (int(PsciError.INVALID_PARAMETERS),)
 _SUCCESS: Answer = (int(PsciError.SUCCESS),)
 
-# MPIDR bits that can carry an affinity: Aff3 in 39:32, Aff2..Aff0 in 23:0.
-_AFFINITY_BITS_64 = 0xFF_00FF_FFFF
-_AFFINITY_BITS_32 = 0x00FF_FFFF
+# MPIDR bits that carry an affinity: Aff3 in 39:32, Aff2..Aff0 in 23:0. The others are not looked at.
+_AFFINITY_BITS = 0xFF_00FF_FFFF
 
 
 def _argument(vcpu: Vcpu, fid: int, number: int) -> int:
@@ -40,7 +41,7 @@ def _argument(vcpu: Vcpu, fid: int, number: int) -> int:
 
 
 def _version(hv: Hypervisor, vcpu: Vcpu, fid: int) -> Answer:
-    return (smccc.PSCI_VERSION_1_1,) if vcpu.vpm is not None else _NOT_SUPPORTED
+    return (smccc.PSCI_VERSION_1_1,) if vcpu.vpm is not None else UNKNOWN
 
 
 def _suspend(hv: Hypervisor, vcpu: Vcpu, power_state: int, powerdown: bool, entry: int, context: int) -> Answer:
@@ -57,6 +58,8 @@ def _suspend(hv: Hypervisor, vcpu: Vcpu, power_state: int, powerdown: bool, entr
 
 
 def _cpu_suspend(hv: Hypervisor, vcpu: Vcpu, fid: int) -> Answer:
+    if vcpu.vpm is None:
+        return UNKNOWN
     state = _argument(vcpu, fid, 1) & U32
     powerdown = state & smccc.POWER_STATE_POWERDOWN != 0
     return _suspend(hv, vcpu, state, powerdown, _argument(vcpu, fid, 2), _argument(vcpu, fid, 3))
@@ -64,34 +67,30 @@ def _cpu_suspend(hv: Hypervisor, vcpu: Vcpu, fid: int) -> Answer:
 
 def _cpu_default_suspend(hv: Hypervisor, vcpu: Vcpu, fid: int) -> Answer:
     if vcpu.vpm is None:
-        return _NOT_SUPPORTED
-    # The deepest state of a core, powered down (errors-and-types.md 12, original format).
-    return _suspend(hv, vcpu, smccc.POWER_STATE_POWERDOWN | 1, True, _argument(vcpu, fid, 1), _argument(vcpu, fid, 2))
+        return UNKNOWN
+    return _suspend(hv, vcpu, smccc.POWER_STATE_DEEPEST, True, _argument(vcpu, fid, 1), _argument(vcpu, fid, 2))
 
 
 def _cpu_off(hv: Hypervisor, vcpu: Vcpu, fid: int) -> Answer:
     group = vcpu.vpm
     if group is None:
-        return _NOT_SUPPORTED
+        return UNKNOWN
     if group.aggregates and group.online == 1:
         return (int(PsciError.DENIED),)
     vcpu.power_off()
     return None
 
 
-def _affinity(vcpu: Vcpu, fid: int) -> int | None:
-    """The affinity argument in X1, None when it sets bits that no MPIDR has."""
-    value = _argument(vcpu, fid, 1)
-    allowed = _AFFINITY_BITS_64 if smccc.is_64bit(fid) else _AFFINITY_BITS_32
-    return None if value & ~allowed else value
+def _affinity(vcpu: Vcpu, fid: int) -> int:
+    """The affinity argument in X1: Aff3, Aff2, Aff1 and Aff0 of an MPIDR."""
+    return _argument(vcpu, fid, 1) & _AFFINITY_BITS
 
 
 def _cpu_on(hv: Hypervisor, vcpu: Vcpu, fid: int) -> Answer:
     group = vcpu.vpm
     if group is None:
-        return _NOT_SUPPORTED
-    affinity = _affinity(vcpu, fid)
-    index = group.index_of(vcpu, affinity) if affinity is not None else None
+        return UNKNOWN
+    index = group.index_of(vcpu, _affinity(vcpu, fid))
     if index is None:
         return _INVALID
     target = group.members.get(index)
@@ -102,7 +101,7 @@ def _cpu_on(hv: Hypervisor, vcpu: Vcpu, fid: int) -> Answer:
     try:
         target.power_on(_argument(vcpu, fid, 2), _argument(vcpu, fid, 3))
     except HypervisorError as refusal:
-        # Killed, or gone for good.
+        # Killed before it ever ran.
         hv.remark(vcpu, str(refusal))
         return (int(PsciError.INTERNAL_FAILURE),)
     return _SUCCESS
@@ -111,9 +110,8 @@ def _cpu_on(hv: Hypervisor, vcpu: Vcpu, fid: int) -> Answer:
 def _affinity_info(hv: Hypervisor, vcpu: Vcpu, fid: int) -> Answer:
     group = vcpu.vpm
     if group is None:
-        return _NOT_SUPPORTED
-    affinity = _affinity(vcpu, fid)
-    index = group.index_of(vcpu, affinity) if affinity is not None else None
+        return UNKNOWN
+    index = group.index_of(vcpu, _affinity(vcpu, fid))
     if index is None or _argument(vcpu, fid, 2) != 0:
         return _INVALID
     target = group.members.get(index)
@@ -124,7 +122,7 @@ def _affinity_info(hv: Hypervisor, vcpu: Vcpu, fid: int) -> Answer:
 
 def _system_off(hv: Hypervisor, vcpu: Vcpu, fid: int) -> Answer:
     if vcpu.vpm is None:
-        return _NOT_SUPPORTED
+        return UNKNOWN
     if vcpu.critical:
         hv.system_off(vcpu)
     else:
@@ -134,7 +132,7 @@ def _system_off(hv: Hypervisor, vcpu: Vcpu, fid: int) -> Answer:
 
 def _system_reset(hv: Hypervisor, vcpu: Vcpu, fid: int) -> Answer:
     if vcpu.vpm is None:
-        return _NOT_SUPPORTED
+        return UNKNOWN
     if vcpu.critical:
         hv.system_reset(vcpu)
     else:
@@ -143,8 +141,11 @@ def _system_reset(hv: Hypervisor, vcpu: Vcpu, fid: int) -> Answer:
 
 
 def _system_reset2(hv: Hypervisor, vcpu: Vcpu, fid: int) -> Answer:
-    if vcpu.vpm is None or vcpu.critical:
-        return _NOT_SUPPORTED
+    if vcpu.vpm is None:
+        return UNKNOWN
+    if vcpu.critical:
+        # 32 bits in both conventions.
+        return (int(PsciError.NOT_SUPPORTED) & U32,)
     wide = smccc.is_64bit(fid)
     kind = system_reset2_type(vcpu.x[1] & U32, smc64=wide)
     vcpu.vpm.system_stop(vcpu, (kind, _argument(vcpu, fid, 2)))
@@ -153,13 +154,13 @@ def _system_reset2(hv: Hypervisor, vcpu: Vcpu, fid: int) -> Answer:
 
 def _set_suspend_mode(hv: Hypervisor, vcpu: Vcpu, fid: int) -> Answer:
     if vcpu.vpm is None:
-        return _NOT_SUPPORTED
+        return UNKNOWN
     return _SUCCESS if _argument(vcpu, fid, 1) == 0 else _INVALID
 
 
 def psci_features(hv: Hypervisor, vcpu: Vcpu, fid: int) -> Answer:
     """PSCI_FEATURES: SMCCC_VERSION is announced even without a group."""
-    asked = vcpu.x[1] & U32
+    asked = vcpu.x[1] & U32 & ~smccc.HINT_SVE
     if asked == smccc.SMCCC_VERSION:
         return _SUCCESS
     if vcpu.vpm is None:

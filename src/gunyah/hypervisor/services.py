@@ -2,8 +2,8 @@
 
 Sources: hypercalls.md 1.3 to 1.5, objects.md 11 and 13.
 
-A function answers in X0..X3 and nothing else changes; 32-bit functions get 32-bit answers. An unknown id leaves X0 = -1
-(64 bits).
+A function answers in X0..X3 and nothing else changes; 32-bit functions get 32-bit answers, but for those that edit the
+caller's registers themselves (``_WIDE``). An unknown id leaves X0 = -1 (64 bits).
 """
 
 from __future__ import annotations
@@ -25,11 +25,15 @@ __all__ = ["NEVER_RETURNS", "Services"]
 U32 = (1 << 32) - 1
 U64 = (1 << 64) - 1
 
-# What a function gives back: the words of X0.., None when the guest does not go on after the call.
+# What a function gives back: the words of X0.., no word when the id is nobody's after all, None when the guest does
+# not go on after the call.
 Answer = tuple[int, ...] | None
 Function = Callable[["Hypervisor", "Vcpu", int], Answer]
 
 NEVER_RETURNS = None
+
+# The bits of a function id that a question after it looks at.
+_ASKED = U32 & ~smccc.HINT_SVE
 
 # What SMCCC_ARCH_FEATURES says yes to (hypercalls.md 1.5).
 _ARCH_FEATURES = frozenset(
@@ -45,11 +49,11 @@ def _uid(hv: Hypervisor, vcpu: Vcpu, fid: int) -> Answer:
 
 
 def _arch_features(hv: Hypervisor, vcpu: Vcpu, fid: int) -> Answer:
-    return (0 if vcpu.x[1] & U32 in _ARCH_FEATURES else -1,)
+    return (0 if vcpu.x[1] & _ASKED in _ARCH_FEATURES else -1,)
 
 
 def _trng_features(hv: Hypervisor, vcpu: Vcpu, fid: int) -> Answer:
-    return (0 if vcpu.x[1] & U32 in _TRNG_FUNCTIONS else int(TrngError.NOT_SUPPORTED),)
+    return (0 if vcpu.x[1] & _ASKED in _TRNG_FUNCTIONS else int(TrngError.NOT_SUPPORTED),)
 
 
 def _trng_random(hv: Hypervisor, vcpu: Vcpu, fid: int) -> Answer:
@@ -77,17 +81,29 @@ FUNCTIONS: Mapping[int, Function] = {
     smccc.VENDOR_HYP_REVISION: _constant(API_INFO),
     smccc.STANDARD_HYP_CALL_UID: _uid,
     smccc.STANDARD_HYP_REVISION: _constant(smccc.STANDARD_HYP_REVISION_MAJOR, smccc.STANDARD_HYP_REVISION_MINOR),
-    smccc.TRNG_VERSION: _constant(smccc.TRNG_VERSION_1_0),
+    smccc.TRNG_VERSION: _constant(smccc.TRNG_VERSION_1_0, 0, 0, 0),
     smccc.TRNG_FEATURES: _trng_features,
     smccc.TRNG_GET_UUID: _constant(*smccc.TRNG_UUID),
     smccc.TRNG_RND_32: _trng_random,
     smccc.TRNG_RND_64: _trng_random,
+    **{fid: _constant(U32) for fid in smccc.TRNG_UNASSIGNED},
     smccc.PSCI_FEATURES: psci_features,
     **PSCI,
 }
 
-# The vendor-hypervisor revision is 64 bits wide although its id is a 32-bit one (hypercalls.md 1.4).
-_WIDE = frozenset({smccc.VENDOR_HYP_REVISION})
+# 32-bit ids whose answers are 64 bits wide, errors sign-extended, and that leave the other registers whole: the vendor-
+# hypervisor services (hypercalls.md 1.4) and the TRNG interface, which knows no convention (objects.md 13).
+_WIDE = frozenset(
+    {
+        smccc.VENDOR_HYP_CALL_UID,
+        smccc.VENDOR_HYP_REVISION,
+        smccc.TRNG_VERSION,
+        smccc.TRNG_FEATURES,
+        smccc.TRNG_GET_UUID,
+        smccc.TRNG_RND_32,
+        *smccc.TRNG_UNASSIGNED,
+    }
+)
 
 
 class NamedFunction:
@@ -120,7 +136,9 @@ class Services:
             answer = function(hv, vcpu, fid)
             if answer is None:
                 return
-            if smccc.is_64bit(fid) or fid in _WIDE:
+            if not answer:
+                x[0] = U64
+            elif smccc.is_64bit(fid) or fid in _WIDE:
                 x[: len(answer)] = [word & U64 for word in answer]
             else:
                 x[: len(answer)] = [word & U32 for word in answer]

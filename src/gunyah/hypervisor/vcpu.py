@@ -146,6 +146,8 @@ class Vcpu(KernelObject):
         self.proxy_caller: Vcpu | None = None
         self.vmmio: VmmioAccess | None = None
         self.vmmio_answer = 0
+        # Has run since it was powered on.
+        self.started = False
         self.suspend_word = 0
         self.suspend_resume: tuple[int, int] | None = None
         self.reset_state: tuple[int, int] | None = None
@@ -281,13 +283,14 @@ class Vcpu(KernelObject):
 
     def power_on(self, entry: int | None, context: int | None) -> None:
         """Reset EL1, set PC and X0 unless preserved (None), and unblock (objects.md 5.2). BUSY unless powered off."""
-        if self.thread_state != ThreadState.READY:
-            # Recorded: a killed or exited vCPU answers BUSY (reference.md 5).
-            raise HypervisorError(Error.BUSY, f"{self} has been {self.thread_state.name.lower()}")
         if not self.powered_off:
+            # Recorded: dying does not power off, so this comes first (reference.md 5).
             raise HypervisorError(Error.BUSY, f"{self} is powered on")
+        if self.thread_state != ThreadState.READY:
+            raise HypervisorError(Error.FAILURE, f"{self} has been {self.thread_state.name.lower()}")
         self._start(self.pc if entry is None else entry, self.x[0] if context is None else context)
         was_proxied = self.blocks & int(Block.PROXY)
+        self.started = not was_proxied
         self.unblock(int(Block.POWERED_OFF))
         if was_proxied:
             self.wakeup_source.assert_(edge_only=True)
@@ -339,7 +342,7 @@ class Vcpu(KernelObject):
         self.hv.scheduler.end_yield(self)
         if self.proxy is not None:
             self.proxy.abandon()
-        self.blocks |= int(Block.LIFECYCLE | Block.POWERED_OFF)
+        self.blocks |= int(Block.LIFECYCLE)
         self.hv.scheduler.update(self)
         self.virtual_timer.disable()
         self.physical_timer.disable()

@@ -91,9 +91,12 @@ def vcpu_set_affinity(hv: Hypervisor, caller: Vcpu, capid: int, cpu: int) -> Non
     vcpu = thread(caller, capid, int(rights), active=False)
     if vcpu.state not in (INIT, ACTIVE):
         raise HypervisorError(Error.OBJECT_STATE, f"{vcpu} is neither INIT nor ACTIVE")
+    target = -1 if cpu == _NO_CPU else cpu
+    if target == vcpu.affinity:
+        return
     if vcpu.state == ACTIVE and vcpu.pinned:
         raise HypervisorError(Error.DENIED, f"{vcpu} is pinned to CPU {vcpu.affinity}")
-    vcpu.affinity = -1 if cpu == _NO_CPU else cpu
+    vcpu.affinity = target
     if vcpu.state == ACTIVE:
         hv.scheduler.update(vcpu)
 
@@ -108,12 +111,12 @@ def vcpu_set_priority(hv: Hypervisor, caller: Vcpu, vcpu: Vcpu, priority: int) -
 
 def vcpu_set_timeslice(hv: Hypervisor, caller: Vcpu, vcpu: Vcpu, nanoseconds: int) -> None:
     """0x6047: before activation only."""
+    vcpu.require_init()
     if not TIMESLICE_MIN <= nanoseconds <= TIMESLICE_MAX:
         raise HypervisorError(
             Error.ARGUMENT_INVALID,
             f"{vcpu}: a time slice of {nanoseconds} ns is not in {TIMESLICE_MIN}..{TIMESLICE_MAX}",
         )
-    vcpu.require_init()
     vcpu.timeslice_ns = nanoseconds
 
 
@@ -129,7 +132,7 @@ def vcpu_bind_virq(hv: Hypervisor, caller: Vcpu, vcpu: Vcpu, vic: Vic, virq: int
     """0x605C: binding the wake-up interrupt turns on proxy scheduling."""
     source = _virq_source(vcpu, kind)
     wakeup = kind == VcpuVirqType.VCPU_RUN_WAKEUP
-    if wakeup and not vcpu.proxied and (vcpu is caller or vcpu is hv.scheduler.running):
+    if wakeup and (vcpu is caller or vcpu is hv.scheduler.running):
         raise HypervisorError(Error.BUSY, f"{vcpu} is running")
     vic.bind_shared(source, virq)
     if wakeup and not vcpu.proxied:
@@ -143,6 +146,10 @@ def vcpu_unbind_virq(hv: Hypervisor, caller: Vcpu, vcpu: Vcpu, kind: int) -> Non
 
 def vcpu_register_write(hv: Hypervisor, caller: Vcpu, vcpu: Vcpu, kind: int, index: int, value: int) -> None:
     """0x6064: registers of a vCPU that is powered off."""
+    if vcpu.thread_state in (ThreadState.KILLED, ThreadState.EXITED):
+        raise HypervisorError(Error.OBJECT_STATE, f"{vcpu} has been {vcpu.thread_state.name.lower()}")
+    if not vcpu.powered_off:
+        raise HypervisorError(Error.BUSY, f"{vcpu} is powered on")
     if kind == VcpuRegisterSet.X:
         valid = index < 31
     elif kind == VcpuRegisterSet.PC:
@@ -155,10 +162,6 @@ def vcpu_register_write(hv: Hypervisor, caller: Vcpu, vcpu: Vcpu, kind: int, ind
         raise HypervisorError(
             Error.ARGUMENT_INVALID, f"{vcpu}: register set {kind} index {index} value {value:#x} cannot be written"
         )
-    if vcpu.thread_state in (ThreadState.KILLED, ThreadState.EXITED):
-        raise HypervisorError(Error.OBJECT_STATE, f"{vcpu} has been {vcpu.thread_state.name.lower()}")
-    if not vcpu.powered_off:
-        raise HypervisorError(Error.BUSY, f"{vcpu} is powered on")
     if kind == VcpuRegisterSet.X:
         vcpu.x[index] = value
     elif kind == VcpuRegisterSet.PC:
@@ -179,9 +182,9 @@ def vcpu_run(
 
 def vcpu_run_check(hv: Hypervisor, caller: Vcpu, vcpu: Vcpu) -> tuple[int, int, int, int]:
     """0x6068: why a vCPU is stopped, without running it."""
-    state = proxy.run_state(vcpu)
-    if not vcpu.proxied and vcpu.runnable:
+    if vcpu.runnable:
         raise HypervisorError(Error.BUSY, f"{vcpu} can run")
+    state = proxy.run_state(vcpu)
     if state[0] in (VcpuRunState.READY, VcpuRunState.BLOCKED):
         # Recorded: the state word says "blocked" beside the error.
         raise HypervisorError(Error.BUSY, f"{vcpu} can run", (int(VcpuRunState.BLOCKED),))

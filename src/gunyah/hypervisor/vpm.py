@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from gunyah.abi.errors import Error
 from gunyah.abi.objects import ObjectType
+from gunyah.abi.smccc import POWER_STATE_CPU_LEVEL
 from gunyah.hypervisor.errors import HypervisorError
 from gunyah.hypervisor.objects import KernelObject
 from gunyah.hypervisor.scheduler import CORES
@@ -28,7 +29,8 @@ CPUS_SUSPENDED = 2
 
 EXCLUDE_FROM_AGGREGATION = 1
 
-_ASLEEP = int(Block.SUSPENDED | Block.WFI | Block.POWERED_OFF)
+_GONE = int(Block.LIFECYCLE | Block.POWERED_OFF)
+_SUSPENDED = int(Block.SUSPENDED)
 
 
 class VpmGroup(KernelObject):
@@ -78,8 +80,12 @@ class VpmGroup(KernelObject):
 
     @property
     def vm_state(self) -> int:
-        """1 while some member is awake, else 2 (vpm_state_t)."""
-        awake = any(member.blocks & _ASLEEP == 0 for member in self.members.values())
+        """1 while some member is awake, else 2 (vpm_state_t).
+
+        Only what PSCI knows counts: WFI is no suspend, a vCPU is awake from when it first runs, and a group that is
+        left out of aggregation keeps no record of anybody.
+        """
+        awake = self.aggregates and any(_is_awake(member) for member in self.members.values())
         return RUNNING if awake else CPUS_SUSPENDED
 
     def index_of(self, vcpu: Vcpu, affinity: int) -> int | None:
@@ -105,6 +111,12 @@ class VpmGroup(KernelObject):
 
     def _deactivate(self) -> None:
         self.source.unbind()
+
+
+def _is_awake(vcpu: Vcpu) -> bool:
+    if vcpu.blocks & _GONE or not vcpu.started:
+        return False
+    return not vcpu.blocks & _SUSPENDED or vcpu.suspend_word & POWER_STATE_CPU_LEVEL == 0
 
 
 def vpm_group_attach_vcpu(hv: Hypervisor, vcpu: Vcpu, group: VpmGroup, member: Vcpu, index: int) -> None:

@@ -82,6 +82,10 @@ def _words(step: CallStep) -> list[int]:
 def plan(steps: Sequence[CallStep], start: int) -> list[Action]:
     """What the vCPU that ``steps[start]`` powers on does afterwards, read off the answers recorded for it."""
     vcpu = steps[start].inputs[0]
+    grouped = any(
+        step.call == "vpm_group_attach_vcpu" and step.inputs[1:2] == (vcpu,) and step.out[:1] == ("0x0",)
+        for step in steps[:start]
+    )
     actions: list[Action] = []
     previous: list[int] | None = None
     for step in steps[start + 1 :]:
@@ -95,20 +99,21 @@ def plan(steps: Sequence[CallStep], start: int) -> list[Action]:
         if step.call == "vcpu_run_check" and words == previous:
             continue
         previous = words
-        action = _action(words)
+        action = _action(words, grouped)
         if action is not None and not (actions and action == actions[-1] and action.kind in ("wfi", "suspend")):
             actions.append(action)
     return actions
 
 
-def _action(words: list[int]) -> Action | None:
+def _action(words: list[int], grouped: bool) -> Action | None:
     state, data = words[1], words[2:]
     if state == VcpuRunState.ADDRSPACE_VMMIO_WRITE:
         return Action("store", (data[0], data[1], data[2]))
     if state == VcpuRunState.ADDRSPACE_VMMIO_READ:
         return Action("load", (data[0], data[1]))
     if state == VcpuRunState.EXPECTS_WAKEUP:
-        return Action("suspend", (data[0],)) if data[1] == WakeupSource.PSCI_CPU_SUSPEND else Action("wfi")
+        # Without a group there is no PSCI, and a WFI is what shows as a suspend (objects.md 11).
+        return Action("suspend", (data[0],)) if data[1] == WakeupSource.PSCI_CPU_SUSPEND and grouped else Action("wfi")
     if state == VcpuRunState.POWERED_OFF:
         return Action("off")
     if state == VcpuRunState.PSCI_SYSTEM_RESET:

@@ -69,15 +69,15 @@ def mastered(world: World, space: int, capid: int, serial: int) -> World:
 
 
 def copied(world: World, source: int, capid: int, destination: int, mask: int, new: int) -> tuple[Error, World]:
-    """A copy with rights AND mask, never a master; one without rights, or without room, is refused."""
+    """A copy with rights AND mask, never a master; one without room, whatever it is a copy of, or rights is refused."""
+    if not room(world.space(destination)):
+        return Error.CSPACE_FULL, world
     slot = world.space(source).slots.get(capid)
     if slot is None or not slot.valid:
         return missing(world.space(source), capid), world
     rights = slot.rights & mask
     if rights == 0:
         return Error.CSPACE_INSUFFICIENT_RIGHTS, world
-    if not room(world.space(destination)):
-        return Error.CSPACE_FULL, world
     return Error.OK, _inserted(world, destination, new, Slot(slot.thing, rights, False))
 
 
