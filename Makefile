@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
+FUZZ := $(VENV)/.installed-fuzz
 PYTEST_ARGS ?=
 MINUTES ?= 1
 BOOTS ?= 20
@@ -47,7 +48,11 @@ soak: MINUTES = 5
 soak: $(DEV) ## BOOTS=20 boots of Debian's kernel in a row, then 4 vCPUs under load for MINUTES=5 minutes of guest time.
 	@$(BIN)/python -m tools.soak --boots $(BOOTS) --minutes $(MINUTES)
 
-fuzz: $(DEV) ## Hostile VMs against the hypervisor for MINUTES=1 minutes; failing runs are shrunk and kept in fuzz-corpus/.
+$(FUZZ): $(DEV)
+	@$(PIP_INSTALL) --editable '.[fuzz]' || echo "atheris is not installed: make fuzz does without runs that are led by coverage"
+	@touch $@
+
+fuzz: $(FUZZ) ## Hostile VMs against the hypervisor for MINUTES=1 minutes; failing runs are shrunk and kept in fuzz-corpus/.
 	@$(BIN)/python -m tools.fuzz --minutes $(MINUTES) $(FUZZ_ARGS)
 
 lint: $(DEV) ## Style (ruff) and types (mypy --strict).

@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tools.fuzz.attack import Attack
 from tools.fuzz.choices import Choices, records, split
 from tools.fuzz.primary_attack import PrimaryAttack
 from tools.fuzz.root_attack import RootAttack
+from tools.fuzz.series import attempt, split_acts
 from tools.fuzz.shrink import shrink
 
 ACTS = 30_000
-KINDS: dict[str, type[Attack]] = {"primary": PrimaryAttack, "root": RootAttack}
 CRASHERS = sorted(Path(__file__).parent.glob("crashers/*.acts"))
 
 
@@ -34,8 +33,8 @@ def test_a_hostile_root_vm_and_the_vms_it_makes_harm_nobody_and_leave_nothing_be
 
 def test_what_once_broke_it_does_not_any_more() -> None:
     for path in CRASHERS:
-        kind, _, seed = path.stem.partition("-")
-        assert KINDS[kind](split(path.read_bytes()), seed=int(seed)).run() == [], path  # type: ignore[call-arg]
+        kind, _, seed = path.stem.rpartition("-")
+        assert attempt(kind, split_acts(kind, path.read_bytes()), int(seed)) == [], path
 
 
 def test_the_same_acts_give_the_same_run() -> None:

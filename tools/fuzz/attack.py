@@ -17,6 +17,7 @@ from gunyah.hypervisor.hypervisor import Hypervisor
 from gunyah.hypervisor.ledger import Ledger, ledger_of
 from gunyah.hypervisor.vcpu import Vcpu
 from tools.fuzz.bystander import Bystander
+from tools.fuzz.choices import RECORD, records
 from tools.fuzz.hostile import Objects
 
 __all__ = ["Attack"]
@@ -33,8 +34,10 @@ class Attack(ABC):
 
     hv: Hypervisor
     bystander: Bystander
+    unit: int = RECORD
+    """Bytes of an act."""
 
-    def __init__(self, acts: Iterable[bytes]) -> None:
+    def __init__(self, acts: Iterable[bytes], *, seed: int = 1) -> None:
         self._acts: Iterator[bytes] = iter(acts)
         self.done = False
         self.performed = 0
@@ -42,6 +45,11 @@ class Attack(ABC):
         self.findings: list[str] = []
         self.minds: list[Any] = []
         self.before: Ledger | None = None
+
+    @staticmethod
+    def stream(seed: int, count: int) -> Iterator[bytes]:
+        """``count`` acts of a seed."""
+        return records(seed, count)
 
     # -- the stream of acts --------------------------------------------------------------------------------------------
 
@@ -54,6 +62,11 @@ class Attack(ABC):
         self.performed += 1
         self.last = record
         return record
+
+    def acts(self, acts: Iterable[bytes]) -> None:
+        """Have it do these, for one that was made before they were known."""
+        self._acts = iter(acts)
+        self.done = False
 
     @property
     def calls(self) -> int:

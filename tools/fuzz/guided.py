@@ -1,8 +1,9 @@
-"""``python -m tools.fuzz.guided``: the acts of a hostile root VM, led by which code of the hypervisor they reach.
+"""``python -m tools.fuzz.guided``: hostile VMs led by which code of the hypervisor they reach.
 
-Needs atheris (``pip install atheris``), which keeps the records that reach something new in ``fuzz-corpus/guided`` and
-changes them further. What fails is written to ``fuzz-corpus/guided-crash-...``; ``python -m tools.fuzz --replay`` does
-it again when the file is renamed to ``root-1.acts``.
+Needs atheris (``pip install 'gunyah[fuzz]'``), which keeps the inputs that reach something new in
+``fuzz-corpus/guided-KIND`` and changes them further. An input is acts of a hostile root VM, or steps of a native guest
+as the primary VM, whatever their bytes say. What fails is written to ``fuzz-corpus/guided-KIND-crash-...``;
+``python -m tools.fuzz --replay`` does it again when the file is renamed to ``KIND-1.acts``.
 """
 
 from __future__ import annotations
@@ -11,18 +12,22 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
-from tools.fuzz.choices import RECORD, split
+__all__ = ["main"]
 
-ACTS = 96
-"""Records of one input at most: a machine is made for each."""
+ACTS = {"root": 96, "native": 512}
+"""Acts of one input at most: a machine is made for each."""
+SEEDED = 24
+"""Inputs to begin with, when the corpus is empty."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; atheris ends the process when the time is over."""
     parser = argparse.ArgumentParser(prog="python -m tools.fuzz.guided", description="Coverage-guided hostile VMs.")
     parser.add_argument("--minutes", type=float, default=1.0, help="how long")
+    parser.add_argument("--kind", choices=sorted(ACTS), default="root", help="which attacker")
     parser.add_argument("--corpus", type=Path, default=Path("fuzz-corpus"), help="where inputs are kept")
     options = parser.parse_args(arguments)
     try:
@@ -31,21 +36,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("coverage-guided fuzzing needs atheris: pip install atheris")
         return 1
     with atheris.instrument_imports(include=["gunyah.hypervisor"]):
-        attacks = importlib.import_module("tools.fuzz.root_attack")
+        runs = importlib.import_module("tools.fuzz.series")
+    kind, acts = options.kind, ACTS[options.kind]
+    unit = runs.KINDS[kind].unit
 
     def one_input(data: bytes) -> None:
-        findings = attacks.RootAttack(split(data)[:ACTS], seed=1).run()
+        findings = runs.attempt(kind, runs.split_acts(kind, data)[:acts], 1)
         if findings:
             raise RuntimeError("\n".join(findings))
 
-    kept = options.corpus / "guided"
+    kept = options.corpus / f"guided-{kind}"
     kept.mkdir(parents=True, exist_ok=True)
+    if not any(kept.iterdir()):
+        for seed in range(SEEDED):
+            (kept / f"seed-{seed}").write_bytes(b"".join(islice(runs.KINDS[kind].stream(seed, acts), acts)))
     flags = [
         f"-max_total_time={int(60 * options.minutes)}",
-        f"-max_len={ACTS * RECORD}",
-        f"-artifact_prefix={options.corpus}/guided-",
+        f"-max_len={acts * unit}",
+        f"-artifact_prefix={options.corpus}/guided-{kind}-",
         "-rss_limit_mb=4096",
         "-timeout=60",
+        "-print_final_stats=1",
     ]
     atheris.Setup([sys.argv[0], *flags, str(kept)], one_input)
     atheris.Fuzz()

@@ -12,7 +12,7 @@ from gunyah.vmm.images import Image, parse_image
 
 __all__ = ["NAMES", "guest_bytes", "guest_image"]
 
-NAMES = ("bench", "compute", "demo", "talk")
+NAMES = ("bench", "compute", "demo", "fuzz", "talk")
 """Every guest there is."""
 
 
