@@ -68,9 +68,10 @@ def build(rm: ResourceManager) -> None:
 
 
 def _add_own_record(rm: ResourceManager) -> None:
-    """RM as a VM: it owns its memory, and the primary VM may ask for its vCPU."""
+    """RM as a VM, whose record stays in LOAD (rm-behaviour.md 2.2): it owns its memory, and the primary VM may ask for
+    its vCPU."""
     environment = rm.environment
-    vm = rm.vms.add(Vm(VMID_RM, VMID_RM, environment.profile, state=VmStatus.RUNNING, name="RM"))
+    vm = rm.vms.add(Vm(VMID_RM, VMID_RM, environment.profile, name="RM"))
     objects = vm.objects = VmObjects(rm, vm, VmMemory(environment.addrspace, rm.memory.windows, direct=False))
     objects.cspace, objects.vic = environment.cspace, environment.vic
     objects.vcpus.append(VcpuObject(environment.vcpu, 0, 0, False, True, wakeup_virq=0))

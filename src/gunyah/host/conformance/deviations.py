@@ -5,48 +5,48 @@ from __future__ import annotations
 
 import fnmatch
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gunyah.host.conformance.vectors import CallStep, VectorError
+from gunyah.host.conformance.vectors import CallStep, RmStep, Step, VectorError
 from gunyah.host.conformance.verdict import Outcome, Verdict
 
 __all__ = ["DEFAULT_FILE", "Rule", "apply", "load_rules"]
 
 DEFAULT_FILE = Path(__file__).with_name("deviations.toml")
-FIELDS = {"scenario", "call", "note", "expected", "got", "reason", "source"}
+FIELDS = {"scenario", "call", "note", "expected", "got", "payload", "reason", "source"}
 
 
 @dataclass
 class Rule:
-    """One rule. ``scenario``, ``call``, ``note``, ``expected`` and ``got`` are shell patterns; all must match the
-    failed step."""
+    """One rule. ``scenario``, ``call``, ``note``, ``expected``, ``got`` and ``payload`` (of a request to RM, in
+    hexadecimal) are shell patterns; all must match the failed step."""
 
     scenario: str
     call: str
     note: str
     expected: str
     got: str
+    payload: str
     reason: str
     source: str
     matched: int = 0
 
     def matches(self, verdict: Verdict) -> bool:
-        step = verdict.step
+        pairs = ((verdict.expected, self.expected), (verdict.got, self.got))
+        return self.concerns(verdict.step) and all(fnmatch.fnmatchcase(value, pattern) for value, pattern in pairs)
+
+    def concerns(self, step: Step) -> bool:
+        """Whether the rule speaks of a step like this one."""
         pairs = (
             (step.ctx, self.scenario),
             (step.call, self.call),
             (step.note, self.note),
-            (verdict.expected, self.expected),
-            (verdict.got, self.got),
+            (step.payload.hex() if isinstance(step, RmStep) else "", self.payload),
         )
         return all(fnmatch.fnmatchcase(value, pattern) for value, pattern in pairs)
-
-    def concerns(self, scenarios: Iterable[str]) -> bool:
-        """Whether one of the scenarios that ran is one the rule speaks of."""
-        return any(fnmatch.fnmatchcase(name, self.scenario) for name in scenarios)
 
 
 def load_rules(path: Path = DEFAULT_FILE) -> list[Rule]:
@@ -65,10 +65,9 @@ def _rule(path: Path, index: int, entry: dict[str, Any]) -> Rule:
     for needed in ("scenario", "call", "reason", "source"):
         if not isinstance(entry.get(needed), str) or not entry[needed].strip():
             raise VectorError(f"{path}: deviation {index} has no {needed}")
-    note, expected, got = (str(entry.get(name, "*")) for name in ("note", "expected", "got"))
-    return Rule(
-        entry["scenario"], entry["call"], note, expected, got, " ".join(entry["reason"].split()), entry["source"]
-    )
+    note, expected, got, payload = (str(entry.get(name, "*")) for name in ("note", "expected", "got", "payload"))
+    reason = " ".join(entry["reason"].split())
+    return Rule(entry["scenario"], entry["call"], note, expected, got, payload, reason, entry["source"])
 
 
 def apply(rules: Sequence[Rule], verdicts: Sequence[Verdict]) -> None:

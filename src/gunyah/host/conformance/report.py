@@ -34,9 +34,8 @@ def _call_name(step: Step) -> str:
 
 
 def unused(rules: Sequence[Rule], verdicts: Sequence[Verdict]) -> list[Rule]:
-    """Rules about scenarios that ran, which explained nothing there."""
-    ran = {verdict.step.ctx for verdict in verdicts}
-    return [rule for rule in rules if not rule.matched and rule.concerns(ran)]
+    """Rules about steps that ran, which explained nothing there."""
+    return [rule for rule in rules if not rule.matched and any(rule.concerns(verdict.step) for verdict in verdicts)]
 
 
 def as_json(verdicts: Sequence[Verdict], rules: Sequence[Rule]) -> dict[str, Any]:

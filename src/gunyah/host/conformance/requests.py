@@ -1,8 +1,9 @@
 """Replays Resource Manager steps from the primary VM: requests with their replies, notifications in the recorded order.
 
 Payloads compare byte for byte, except where a layout holds what differs at every boot: capability ids (checked for
-validity by using them) and IRQ handles (RM's random base, rm-rpc.md 9). Where the reference never answered, any error
-does, and RM must live on.
+validity by using them) and IRQ handles (RM's random base, rm-rpc.md 9). Where the reference never answered, RM must
+refuse a malformed request, may answer a well-formed one, and must live on. What a secondary VM did by itself, and what
+its owner did for a VM whose own requests are replayed, is done again when the recording shows its effect.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ from collections.abc import Callable, Mapping, Sequence
 from gunyah.abi import pyimage
 from gunyah.abi.errors import Error, RmError
 from gunyah.abi.hypercalls import BY_NAME
-from gunyah.abi.rm import message_name
-from gunyah.guest.cpu import Cpu, GuestAbort, Program
+from gunyah.abi.layout import PayloadError
+from gunyah.abi.rm import MESSAGES, message_name
+from gunyah.guest.cpu import GuestAbort, Program
 from gunyah.host.conformance.judge import new_capability_fault
 from gunyah.host.conformance.monitor import Monitor, PrimaryEnvironment
 from gunyah.host.conformance.names import rm_error_word
-from gunyah.host.conformance.rpc import Message, NoAnswer, RmClient
+from gunyah.host.conformance.recorded_guest import RecordedGuest, own_exit, run_to_its_end
+from gunyah.host.conformance.rpc import TURNS, Message, NoAnswer, RmClient
+from gunyah.host.conformance.secondary_view import Desk, orders
 from gunyah.host.conformance.vectors import RmStep, Scenario
 from gunyah.host.conformance.verdict import Trouble, Verdict
 from gunyah.host.conformance.vm_image import placement
@@ -30,6 +34,20 @@ IRQ_LEND = 0x5600_0051
 IRQ_HANDLE_FIRST = frozenset({0x5600_0050, 0x5600_0052, 0x5600_0053, 0x5600_0054, 0x5610_0012, 0x5610_0013})
 """Messages whose payload begins with an IRQ handle."""
 IRQ_LENT = 0x5610_0011
+MEM_HANDLE_FIRST = frozenset(
+    {
+        0x5100_0011,
+        0x5100_0014,
+        0x5100_0015,
+        0x5100_0017,
+        0x5100_0018,
+        0x5110_0011,
+        0x5110_0012,
+        0x5110_0013,
+        0x5110_0014,
+    }
+)
+"""Messages whose payload begins with a memparcel handle."""
 
 CAPABILITY_FIELDS: Mapping[int, tuple[int, int, int]] = {GET_HYP_RESOURCES: (8, 44, 12)}
 """Reply -> start of the entries, bytes of an entry, offset of the capability id (u64) in it, all in payload bytes."""
@@ -40,20 +58,20 @@ INVALID = frozenset({Error.ARGUMENT_INVALID, Error.CSPACE_CAP_NULL, Error.CSPACE
 Register = Callable[[str, Program], int]
 
 
-def _wait_for_good(cpu: Cpu, x0: int) -> None:
-    while True:
-        cpu.wfi()
-
-
 class RmReplay:
-    """``verdicts`` grows by one with each step; the last one is the step that is under way."""
+    """``verdicts`` grows by one with each step; the last one is the step that is under way.
 
-    def __init__(self, scenario: Scenario, register: Register) -> None:
+    ``desk`` leads to the owner when the replaying VM is a secondary one with VMID ``vmid``.
+    """
+
+    def __init__(self, scenario: Scenario, register: Register, desk: Desk | None = None, vmid: int = 0) -> None:
         self._steps: Sequence[RmStep] = [step for step in scenario.steps if isinstance(step, RmStep)]
         self._scenario = scenario
         self._register = register
         self._handles: dict[int, int] = {}
-        self._waiting: list[tuple[int, Verdict]] = []
+        self._guests: dict[int, RecordedGuest] = {}
+        self._desk = desk
+        self._orders = orders(self._steps, vmid) if desk is not None else {}
         self.verdicts: list[Verdict] = []
 
     def perform(self, monitor: Monitor, environment: PrimaryEnvironment) -> None:
@@ -66,10 +84,30 @@ class RmReplay:
                 # It came before the reply of the request that follows, or between two requests: known after that one.
                 pending.append((step, verdict))
                 continue
+            self._others_do_their_part(monitor, client, index, [waiting for waiting, _ in pending])
             self._prepare_memory(monitor, index)
             self._request(monitor, client, step, verdict)
             self._settle(client, pending)
+        self._others_do_their_part(monitor, client, len(self._steps), [waiting for waiting, _ in pending])
         self._settle(client, pending)
+
+    def _others_do_their_part(
+        self, monitor: Monitor, client: RmClient, index: int, notifications: Sequence[RmStep]
+    ) -> None:
+        """What must have happened outside the replaying VM before step ``index``."""
+        for step in notifications:
+            end = own_exit(step)
+            guest = self._guests.get(end.vmid) if end is not None else None
+            if end is not None and guest is not None:
+                guest.end = end
+                run_to_its_end(monitor, client, end.vmid)
+        if self._desk is None or index not in self._orders:
+            return
+        self._desk.waiting.extend(self._orders[index])
+        for _ in range(TURNS):
+            if not self._desk.waiting:
+                return
+            monitor.hypercall(BY_NAME["scheduler_yield"].number)
 
     def _settle(self, client: RmClient, pending: list[tuple[RmStep, Verdict]]) -> None:
         for step, verdict in pending:
@@ -110,7 +148,7 @@ class RmReplay:
         named = RmError.__members__.get(step.err)
         if named is not None and error != named:
             verdict.fail(Trouble.WRONG_ERROR, step.err, rm_error_word(error))
-        elif error == RmError.OK:
+        elif named is None and error == RmError.OK and not _well_formed(step):
             verdict.fail(Trouble.CRASHED, "an error", "OK", "the reference's RM died here")
         else:
             try:
@@ -146,7 +184,9 @@ class RmReplay:
         return f"{capability:#x}, which is no capability: {Error(error).name}" if error in INVALID else ""
 
     def _translate(self, step: RmStep) -> bytes:
-        """The payload with recorded IRQ handles replaced by those given here."""
+        """The payload with recorded handles replaced by those given here."""
+        if self._desk is not None and step.message in MEM_HANDLE_FIRST:
+            return self._desk.translate(step.payload)
         if step.message in IRQ_HANDLE_FIRST and len(step.payload) >= 4:
             handle = self._handles.get(int.from_bytes(step.payload[:4], "little"))
             if handle is not None:
@@ -168,8 +208,25 @@ class RmReplay:
         place = placement(self._steps, index)
         if place is None:
             return
-        monitor.cpu.write(place.image, pyimage.pack(self._register("recorded secondary VM", _wait_for_good)))
-        monitor.cpu.write(place.tree, place.blob[: place.tree_size])
+        ends = [own_exit(step) for step in self._steps[index:]]
+        guest = RecordedGuest(any(end is not None and end.vmid == place.vmid for end in ends))
+        self._guests[place.vmid] = guest
+        image = pyimage.pack(self._register("recorded secondary VM", guest.program))
+        for offset, data in ((place.image_offset, image), (place.tree_offset, place.tree)):
+            for address, part in place.spread(offset, data):
+                monitor.cpu.write(address, part)
+
+
+def _well_formed(step: RmStep) -> bool:
+    """The request is one that RM can read, so that an answer other than an error may be right."""
+    entry = MESSAGES.get(step.message)
+    if entry is None or entry.request is None:
+        return False
+    try:
+        entry.request.unpack(step.payload)
+    except PayloadError:
+        return False
+    return True
 
 
 def _words(message: int, payload: bytes) -> str:

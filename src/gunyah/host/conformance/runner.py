@@ -6,17 +6,20 @@ import importlib.util
 import platform
 from collections.abc import Callable, Sequence
 
+from gunyah.abi.rm.messages import MessageId
 from gunyah.abi.types import U64, VMID_HLOS, VMID_RM
 from gunyah.guest import dts, fdt
 from gunyah.guest.cpu import Cpu
 from gunyah.host.conformance import secondary
 from gunyah.host.conformance.calls import CallReplay
+from gunyah.host.conformance.lives import died, lives
 from gunyah.host.conformance.monitor import Monitor, PrimaryEnvironment
 from gunyah.host.conformance.readings import judge_environment, judge_machine
 from gunyah.host.conformance.requests import RmReplay
 from gunyah.host.conformance.secondary import SECONDARY_VMID, owner_program
+from gunyah.host.conformance.secondary_view import Desk, SecondaryVm, describe_self
 from gunyah.host.conformance.stage import Stage
-from gunyah.host.conformance.vectors import CallStep, Scenario
+from gunyah.host.conformance.vectors import CallStep, RmStep, Scenario, Step
 from gunyah.host.conformance.verdict import Trouble, Verdict
 from gunyah.machine import board
 
@@ -50,15 +53,22 @@ def run_scenarios(
 
 
 def run_scenario(scenario: Scenario, driver: str = "auto") -> list[Verdict]:
-    """Boot, replay, and account for every step, also when the machine ends before them."""
+    """Boot, replay, and account for every step, also when the machine ends before them; a boot for each life."""
+    native = driver == "native" or (driver == "auto" and scenario.kind == "machine" and _has_engine())
+    return [verdict for life in lives(scenario) for verdict in _run_life(life, native=native)]
+
+
+def _run_life(scenario: Scenario, *, native: bool) -> list[Verdict]:
     verdicts: list[Verdict] = []
     stage = Stage()
-    native = driver == "native" or (driver == "auto" and scenario.kind == "machine" and _has_engine())
-    perform = _perform(scenario, stage, native=native)
+    secondary_vm, desk = describe_self(scenario.steps), Desk()
+    perform = _perform(scenario, stage, secondary_vm, desk, native=native)
     try:
-        start = {"root": stage.start_root, "pvm": stage.start_primary, "svm": _secondary_of(stage, scenario)}[
-            scenario.role
-        ]
+        start = {
+            "root": stage.start_root,
+            "pvm": stage.start_primary,
+            "svm": _secondary_of(stage, scenario, secondary_vm, desk),
+        }[scenario.role]
         run = _run_native if native else _run_python
         why = run(stage, start, scenario, lambda monitor, x0: perform(monitor, x0, verdicts))
     except Exception as error:
@@ -76,14 +86,19 @@ def _has_engine() -> bool:
     return importlib.util.find_spec("unicorn") is not None and platform.machine() == "x86_64"
 
 
-def _secondary_of(stage: Stage, scenario: Scenario) -> Start:
+def _secondary_of(stage: Stage, scenario: Scenario, secondary_vm: SecondaryVm, desk: Desk) -> Start:
     """Start an image as a secondary VM, under RM and a primary VM that owns it; with PSCI where PSCI answered."""
     psci = any(
         isinstance(step, CallStep) and step.call.startswith("PSCI") and not step.out[0].endswith("ffffffff")
         for step in scenario.steps
         if isinstance(step, CallStep) and step.out
     )
-    return lambda image: stage.start_primary(stage.image_of(owner_program(image, primary_environment, psci=psci)))
+
+    def start(image: bytes) -> None:
+        owner = owner_program(image, primary_environment, psci=psci, secondary=secondary_vm, desk=desk)
+        stage.start_primary(stage.image_of(owner))
+
+    return start
 
 
 def _run_python(stage: Stage, start: Start, scenario: Scenario, work: Work) -> str:
@@ -118,13 +133,21 @@ def _run_native(stage: Stage, start: Start, scenario: Scenario, work: Work) -> s
 def _account(scenario: Scenario, verdicts: list[Verdict], why: str) -> None:
     """Fail the step that was under way and those that were never reached."""
     trouble = Trouble.NOT_REACHED if verdicts else Trouble.BOOT
-    if verdicts:
+    if verdicts and _ended_itself(scenario, verdicts[-1].step):
+        # That is what the request asks for; nobody is left to see an answer.
+        verdicts += [Verdict(scenario.file, step) for step in scenario.steps[len(verdicts) :] if died(step)]
+    elif verdicts:
         verdicts[-1].fail(Trouble.STOPPED, "an answer", "none", why)
     lost = scenario.steps[len(verdicts) :]
     verdicts += [Verdict(scenario.file, step).fail(trouble, "a run up to here", "", why) for step in lost]
 
 
-def _perform(scenario: Scenario, stage: Stage, *, native: bool) -> Perform:
+def _ended_itself(scenario: Scenario, step: Step) -> bool:
+    """The step is a secondary VM's VM_EXIT, which was never answered (rm-rpc.md 6)."""
+    return scenario.role == "svm" and died(step) and isinstance(step, RmStep) and step.message == MessageId.VM_EXIT
+
+
+def _perform(scenario: Scenario, stage: Stage, secondary_vm: SecondaryVm, desk: Desk, *, native: bool) -> Perform:
     def given(monitor: Monitor, x0: int) -> PrimaryEnvironment:
         return primary_environment(monitor, x0, secondary.SCRATCH if scenario.role == "svm" else SCRATCH)
 
@@ -138,7 +161,8 @@ def _perform(scenario: Scenario, stage: Stage, *, native: bool) -> Perform:
             replay.perform(monitor, given(monitor, x0).capabilities(), None)
 
     def requests(monitor: Monitor, x0: int, verdicts: list[Verdict]) -> None:
-        replay = RmReplay(scenario, stage.register)
+        own_view = scenario.role == "svm"
+        replay = RmReplay(scenario, stage.register, desk if own_view else None, secondary_vm.vmid)
         replay.verdicts = verdicts
         replay.perform(monitor, given(monitor, x0))
 

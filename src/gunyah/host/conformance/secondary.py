@@ -12,12 +12,13 @@ from gunyah.abi.hypercalls import BY_NAME
 from gunyah.abi.rm.enums import MemRights, ResourceType
 from gunyah.abi.rm.memory import AclEntry, MemCreate, SglEntry
 from gunyah.abi.rm.query import HypResourcesReply
-from gunyah.abi.rm.vm import VmConfigImage, VmidWord
+from gunyah.abi.rm.vm import VmConfigImage, VmidReply, VmidWord
 from gunyah.abi.vcpu import VcpuRunState
 from gunyah.guest.cpu import Cpu
 from gunyah.host.conformance.monitor import Monitor, PrimaryEnvironment
 from gunyah.host.conformance.rpc import RmClient
-from gunyah.host.conformance.vm_image import BASE, RECORDED_DEVICES, describe_vm
+from gunyah.host.conformance.secondary_view import Desk, SecondaryVm
+from gunyah.host.conformance.vm_image import BASE, describe_vm
 
 __all__ = ["BASE", "SCRATCH", "SECONDARY_VMID", "owner_program"]
 
@@ -41,16 +42,22 @@ class NotStarted(Exception):
 
 
 def owner_program(
-    image: bytes, environment: Callable[[Monitor, int], PrimaryEnvironment], *, psci: bool
+    image: bytes,
+    environment: Callable[[Monitor, int], PrimaryEnvironment],
+    *,
+    psci: bool,
+    secondary: SecondaryVm,
+    desk: Desk,
 ) -> Callable[[Cpu, int], None]:
-    """The primary VM's program: start a VM from ``image`` and run it for ever, answering its device accesses with 0."""
+    """The primary VM's program: start ``secondary`` from ``image`` and run it for ever, answering its device accesses
+    with 0; between two runs it does what lies on the ``desk``."""
 
     def program(cpu: Cpu, x0: int) -> None:
         monitor = Monitor(cpu)
         given = environment(monitor, x0)
         client = RmClient(monitor, given.tx, given.rx, given.scratch)
-        vcpu = _start(client, cpu, image, psci)
-        _run(monitor, vcpu)
+        vcpu = _start(client, cpu, image, psci, secondary)
+        _run(monitor, vcpu, lambda: desk.serve(client))
         while True:
             cpu.wfi()
 
@@ -65,31 +72,43 @@ def _ask(client: RmClient, message: int, payload: bytes) -> bytes:
     return reply[4:]
 
 
-def _start(client: RmClient, cpu: Cpu, image: bytes, psci: bool) -> int:
+def _allocate(client: RmClient, vmid: int) -> None:
+    """A record with this VMID: a fixed one is asked for by number, dynamic ones come lowest first."""
+    if vmid < SECONDARY_VMID:
+        _ask(client, VM_ALLOCATE, VmidWord(vmid).pack())
+        return
+    while VmidReply.unpack(_ask(client, VM_ALLOCATE, VmidWord(0).pack())).vmid < vmid:
+        continue
+
+
+def _start(client: RmClient, cpu: Cpu, image: bytes, psci: bool, secondary: SecondaryVm) -> int:
     """Everything up to VM_START; the capability id of the boot vCPU."""
-    _ask(client, VM_ALLOCATE, VmidWord(0).pack())
+    vmid = secondary.vmid
+    _allocate(client, vmid)
     cpu.write(LENT, image)
-    cpu.write(LENT + TREE_OFFSET, describe_vm("recorded", RECORDED_DEVICES, psci=psci).pack())
+    tree = describe_vm(secondary.name, secondary.resources, psci=psci, uri=secondary.uri, guid=secondary.guid)
+    cpu.write(LENT + TREE_OFFSET, tree.pack())
     lend = MemCreate(
         mem_type=0,
         flags=0,
         label=0,
-        acl=(AclEntry(SECONDARY_VMID, int(MemRights.R | MemRights.W | MemRights.X)),),
+        acl=(AclEntry(vmid, int(MemRights.R | MemRights.W | MemRights.X)),),
         sgl=(SglEntry(LENT, LENT_SIZE),),
         attributes=(),
     )
     handle = int.from_bytes(_ask(client, MEM_LEND, lend.pack())[:4], "little")
-    config = VmConfigImage(SECONDARY_VMID, 0, handle, 0, TREE_OFFSET, TREE_OFFSET, TREE_SIZE)
+    config = VmConfigImage(vmid, 0, handle, 0, TREE_OFFSET, TREE_OFFSET, TREE_SIZE)
     _ask(client, VM_CONFIG_IMAGE, config.pack())
-    _ask(client, VM_INIT, VmidWord(SECONDARY_VMID).pack())
-    listed = HypResourcesReply.unpack(_ask(client, GET_HYP_RESOURCES, VmidWord(SECONDARY_VMID).pack()))
-    _ask(client, VM_START, VmidWord(SECONDARY_VMID).pack())
+    _ask(client, VM_INIT, VmidWord(vmid).pack())
+    listed = HypResourcesReply.unpack(_ask(client, GET_HYP_RESOURCES, VmidWord(vmid).pack()))
+    _ask(client, VM_START, VmidWord(vmid).pack())
     return next(r.cap_id for r in listed.resources if r.type == ResourceType.VIRTUAL_CPU and r.label == 0)
 
 
-def _run(monitor: Monitor, vcpu: int) -> None:
+def _run(monitor: Monitor, vcpu: int, between: Callable[[], None]) -> None:
     run, give = BY_NAME["vcpu_run"].number, BY_NAME["scheduler_yield"].number
     while True:
+        between()
         x = monitor.hypercall(run, vcpu, 0, 0, 0, 0)
         if x[0] or x[1] in ENDS:
             return

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gunyah.abi.errors import RmError
 from gunyah.abi.rm import message_name
 
 __all__ = [
@@ -33,7 +34,10 @@ __all__ = [
 Kind = str
 """``calls``, ``rm``, ``machine`` or ``environment``."""
 
+VM_ALLOCATE = 0x5600_0001
+GET_OWNER = 0x5600_0015
 GET_VMID = 0x5600_0024
+CONSOLE_OPEN = 0x5600_0081
 RM_KEYS = ("rm_rpc", "svm_lifecycle")
 INSTRUCTION = re.compile(r"(hvc|smc) #(0x[0-9a-fA-F]+|\d+)")
 TOKEN = re.compile(r"\$\w+")
@@ -167,9 +171,34 @@ def load(path: Path) -> VectorFile:
 
 
 def _asking_vm(steps: Sequence[RmStep]) -> str:
-    """Whose requests these are: a VM that learns of itself that it is not VMID 3 is a secondary one."""
-    own = [step.reply[4:] for step in steps if step.message == GET_VMID and step.reply and step.reply[:4] == bytes(4)]
-    return "pvm" if all(vmid[:2] == b"\3\0" for vmid in own) else "svm"
+    """Whose requests these are: what RM says only to a secondary VM decides, and before all else the VMID it tells."""
+    for sign in (_vmid_says, _owner_says, _rights_say):
+        for step in steps:
+            role = sign(step) if step.kind == "request" and step.reply is not None and len(step.reply) >= 4 else ""
+            if role:
+                return role
+    return "pvm"
+
+
+def _vmid_says(step: RmStep) -> str:
+    known = step.message == GET_VMID and step.reply is not None and step.reply[:4] == bytes(4)
+    return "" if not known or step.reply is None else "pvm" if step.reply[4:6] == b"\3\0" else "svm"
+
+
+def _owner_says(step: RmStep) -> str:
+    """The primary VM's owner is RM, a secondary VM's the primary VM (rm-rpc.md 7)."""
+    known = step.message == GET_OWNER and step.reply is not None and step.reply[:4] == bytes(4)
+    return "" if not known or step.reply is None else "pvm" if step.reply[4:6] == b"\xff\0" else "svm"
+
+
+def _rights_say(step: RmStep) -> str:
+    """Who creates VMs, and who has a console of its own (rm-rpc.md 6 and 10)."""
+    error = int.from_bytes(step.reply[:4], "little") if step.reply is not None else RmError.UNIMPLEMENTED
+    if step.message == VM_ALLOCATE and len(step.payload) == 4:
+        return "svm" if error == RmError.DENIED else "pvm"
+    if step.message == CONSOLE_OPEN and step.payload == bytes(4):
+        return "svm" if error == RmError.OK else "pvm"
+    return ""
 
 
 def _looks_like_calls(value: object) -> bool:

@@ -7,23 +7,28 @@ is a Python VM's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from uuid import UUID
 
+from gunyah.abi.errors import RmError
 from gunyah.abi.layout import PayloadError
 from gunyah.abi.rm.enums import IdType, ResourceType
-from gunyah.abi.rm.memory import MemCreate
+from gunyah.abi.rm.memory import MemAppend, MemCreate
 from gunyah.abi.rm.query import GetIdReply, HypResource, HypResourcesReply
 from gunyah.abi.rm.vm import VmConfigImage
 from gunyah.abi.types import U32
 from gunyah.guest.fdt import DeviceTree, Node
+from gunyah.host.conformance.recorded_guest import uses_psci
 from gunyah.host.conformance.vectors import RmStep
 
 __all__ = ["BASE", "CREATE_MESSAGES", "Placement", "describe_vm", "placement"]
 
 CREATE_MESSAGES = frozenset({0x5100_0010, 0x5100_0012, 0x5100_0013})
 """MEM_DONATE, MEM_LEND, MEM_SHARE."""
+APPEND = 0x5100_0018
 CONFIG_IMAGE = 0x5600_0009
+INIT = 0x5600_000B
 GET_ID = 0x5600_0010
 GET_HYP_RESOURCES = 0x5600_0020
 
@@ -45,55 +50,103 @@ RECORDED_DEVICES = (
 
 @dataclass(frozen=True)
 class Placement:
-    """Where to write what before the memory is handed over: IPAs of the primary VM."""
+    """A VM's memory before it is handed over: ``ranges`` are (IPA in the primary VM, bytes), in the memparcel's
+    order."""
 
-    image: int
-    tree: int
-    tree_size: int
-    blob: bytes
+    vmid: int
+    ranges: Sequence[tuple[int, int]]
+    image_offset: int
+    tree_offset: int
+    tree: bytes
+
+    def spread(self, offset: int, data: bytes) -> Iterator[tuple[int, bytes]]:
+        """(IPA, bytes) that put ``data`` at ``offset`` of the memparcel; what reaches past its end is left out."""
+        for address, size in self.ranges:
+            if offset < size and data:
+                part = data[: size - offset]
+                yield address + offset, part
+                data, offset = data[len(part) :], 0
+            else:
+                offset = max(0, offset - size)
 
 
 def placement(steps: Sequence[RmStep], index: int) -> Placement | None:
     """What belongs into the memory that ``steps[index]`` hands over, None when no VM is made of it."""
     step = steps[index]
-    if step.message not in CREATE_MESSAGES or step.reply is None or len(step.reply) < 8:
+    if step.kind != "request" or step.message not in CREATE_MESSAGES or not _succeeded(step):
         return None
-    handle = int.from_bytes(step.reply[4:8], "little")
-    try:
-        base = MemCreate.unpack(step.payload).sgl[0].address
-    except (PayloadError, IndexError):
-        return None
+    handle = step.reply[4:8] if step.reply else b""
+    ranges = _ranges(steps[index:], handle)
     for later in steps[index + 1 :]:
-        if later.message != CONFIG_IMAGE or later.kind != "request":
+        if later.kind != "request" or later.message != CONFIG_IMAGE or not _succeeded(later):
             continue
         try:
             config = VmConfigImage.unpack(later.payload)
         except PayloadError:
             continue
-        if config.handle == handle:
-            tree = describe_vm(*_recorded(steps, config.vmid))
-            return Placement(base + config.image_offset, base + config.dtb_offset, config.dtb_size, tree.pack())
+        if config.handle == int.from_bytes(handle, "little") and _has_tree(steps, later.number, config.vmid):
+            tree = _recorded_vm(steps, config.vmid).pack()[: config.dtb_size]
+            return Placement(config.vmid, ranges, config.image_offset, config.dtb_offset, tree)
     return None
 
 
-def _recorded(steps: Sequence[RmStep], vmid: int) -> tuple[str, Sequence[HypResource]]:
-    name = "recorded"
+def _succeeded(step: RmStep) -> bool:
+    return step.reply is not None and step.reply[:4] == bytes(4)
+
+
+def _ranges(steps: Sequence[RmStep], handle: bytes) -> list[tuple[int, int]]:
+    """The ranges of the memparcel that ``steps[0]`` makes, with those appended to it afterwards."""
+    found: list[tuple[int, int]] = []
+    for number, step in enumerate(steps):
+        appended = step.message == APPEND and step.payload[:4] == handle and _succeeded(step)
+        if number and (step.kind != "request" or not appended):
+            continue
+        try:
+            request = MemAppend.unpack(step.payload) if number else MemCreate.unpack(step.payload)
+        except PayloadError:
+            continue
+        found += [(entry.address, entry.size) for entry in request.sgl]
+    return found
+
+
+def _has_tree(steps: Sequence[RmStep], configured: int, vmid: int) -> bool:
+    """Whether VM_INIT after the step ``configured`` found a device tree: RM says MEM_INVALID where it finds none."""
+    for step in steps:
+        if step.number <= configured or step.kind != "request" or step.payload[:2] != vmid.to_bytes(2, "little"):
+            continue
+        if step.message == CONFIG_IMAGE and _succeeded(step):
+            break
+        if step.message == INIT and step.reply is not None:
+            if _succeeded(step):
+                return True
+            if int.from_bytes(step.reply[:4], "little") == RmError.MEM_INVALID:
+                return False
+    return True
+
+
+def _recorded_vm(steps: Sequence[RmStep], vmid: int) -> DeviceTree:
+    """The tree of VM ``vmid`` as its owner learnt of it: names, devices, and PSCI where the VM ended by it."""
+    name, uri, guid = "recorded", "", b""
     resources: Sequence[HypResource] = RECORDED_DEVICES
     for step in steps:
-        if step.reply is None or step.reply[:4] != bytes(4) or step.payload[:2] != vmid.to_bytes(2, "little"):
+        if not _succeeded(step) or step.reply is None or step.payload[:2] != vmid.to_bytes(2, "little"):
             continue
         try:
             if step.message == GET_ID:
                 for identity in GetIdReply.unpack(step.reply[4:]).identities:
                     name = identity.data.decode() if identity.type == IdType.NAME else name
+                    uri = identity.data.decode() if identity.type == IdType.URI else uri
+                    guid = identity.data if identity.type == IdType.GUID else guid
             elif step.message == GET_HYP_RESOURCES:
-                resources = HypResourcesReply.unpack(step.reply[4:]).resources or RECORDED_DEVICES
+                resources = HypResourcesReply.unpack(step.reply[4:]).resources or resources
         except (PayloadError, UnicodeDecodeError):
             continue
-    return name, resources
+    return describe_vm(name, resources, psci=uses_psci(steps, vmid), uri=uri, guid=guid)
 
 
-def describe_vm(name: str, resources: Sequence[HypResource], *, psci: bool = False) -> DeviceTree:
+def describe_vm(
+    name: str, resources: Sequence[HypResource], *, psci: bool = False, uri: str = "", guid: bytes = b""
+) -> DeviceTree:
     """A device tree for a VM called ``name`` that leads to ``resources`` as its owner sees them; with PSCI if asked."""
     tree = DeviceTree()
     root = tree.root
@@ -113,6 +166,10 @@ def describe_vm(name: str, resources: Sequence[HypResource], *, psci: bool = Fal
     config = root.add("gunyah-vm-config")
     config.set_strings("image-name", name)
     config.set_strings("os-type", "linux")
+    if uri:
+        config.set_strings("vm-uri", uri)
+    if any(guid):
+        config.set_strings("vm-guid", str(UUID(bytes=guid)))
     memory = config.add("memory")
     memory.set_cells("#address-cells", 2)
     memory.set_cells("#size-cells", 0)

@@ -1,0 +1,35 @@
+"""Where the reference's RM died in a recording, its recorder booted anew and went on with the next step.
+
+So a list of RM steps may hold several lives of the stack: state carries over inside one, never from one to the next.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from gunyah.abi.errors import RmError
+from gunyah.host.conformance.vectors import RmStep, Scenario, Step
+
+__all__ = ["died", "lives"]
+
+
+def died(step: Step) -> bool:
+    """The reference's RM never answered this request."""
+    return (
+        isinstance(step, RmStep)
+        and step.kind == "request"
+        and step.reply is None
+        and step.err not in RmError.__members__
+    )
+
+
+def lives(scenario: Scenario) -> list[Scenario]:
+    """``scenario`` cut behind each step that RM did not survive, as far as later steps were answered."""
+    parts: list[list[Step]] = [[]]
+    dead = False
+    for step in scenario.steps:
+        if dead and not died(step):
+            parts.append([])
+        dead = died(step)
+        parts[-1].append(step)
+    return [replace(scenario, steps=tuple(part)) for part in parts]
