@@ -124,6 +124,8 @@ def virtio_input_set_data(
     if device.input is None:
         raise HypervisorError(Error.CSPACE_WRONG_OBJECT_TYPE, f"{device} is not an input device")
     device.input.check(select, subselect, size)
+    if data + size > 1 << 64:
+        raise HypervisorError(Error.ADDR_OVERFLOW, f"{device}: {size} bytes at {data:#x} leave the address space")
     try:
         item = vcpu.copy_in(data, size)
     except Stage2Fault as fault:

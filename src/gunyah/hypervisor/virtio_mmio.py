@@ -166,9 +166,8 @@ class VirtioMmio(KernelObject):
 
     def _write_register(self, offset: int, value: int) -> None:
         if offset == QUEUE_NOTIFY:
-            # The number is not checked against the queues, as recorded for the reference (objects.md 15).
-            if value < _BITMAP_BITS:
-                self.notified_queues |= 1 << value
+            # The number is not checked against the queues, as in the reference; its low bits choose (objects.md 15).
+            self.notified_queues |= 1 << value % _BITMAP_BITS
             self._notify(_NEW_BUFFER)
         elif offset == INTERRUPT_ACK:
             self._publish(INTERRUPT_STATUS, self._page(INTERRUPT_STATUS) & ~value)
@@ -179,9 +178,10 @@ class VirtioMmio(KernelObject):
                 raise DeviceAbort(f"{self}: DeviceFeaturesSel {value}")
             self._publish(DEVICE_FEATURES, self.device_features[value])
         elif offset == DRIVER_FEATURES:
-            if self._driver_select <= 1:
-                self.driver_features[self._driver_select] = value
+            self.driver_features[self._driver_select] = value
         elif offset == DRIVER_FEATURES_SEL:
+            if value > 1:
+                raise DeviceAbort(f"{self}: DriverFeaturesSel {value}")
             self._driver_select = value
         elif offset == QUEUE_SEL:
             if value >= len(self.queues):
