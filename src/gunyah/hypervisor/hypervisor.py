@@ -59,6 +59,7 @@ class Hypervisor:
         self.instruments: list[Instrument] = []
         self.timers = TimerQueue()
         self.private_partition, self.root_partition = create_partitions(memory)
+        self.root_partition.system.on_destroy = self._destroyed
         self.scheduler = Scheduler(self)
         self.dispatcher = Dispatcher(self, calls.HANDLERS)
         self.services = Services(self)
@@ -291,6 +292,10 @@ class Hypervisor:
         ticks = self.clock.ticks()
         for instrument in self.instruments:
             instrument.object_event(obj, event, ticks)
+
+    def _destroyed(self, obj: KernelObject) -> None:
+        if self.instruments:
+            self.watch_object(obj, "destroy")
 
     def message_sent(self, vcpu: Vcpu, queue: MsgQueue, message: bytes) -> None:
         """Tell the instruments of a message; its flow number is the queue and the position in its stream."""

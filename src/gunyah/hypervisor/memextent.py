@@ -77,9 +77,9 @@ class MemExtent(KernelObject):
         ``word``: attributes word (32 bits). MEMDB_NOT_OWNER: somebody owns part of [base, base + size) already.
         """
         extent = cls(partition)
-        extent.configure(base, size, word)
         extent._device = True
         try:
+            extent.configure(base, size, word)
             extent.activate()
         except HypervisorError:
             extent.put()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 from gunyah.hypervisor.addrspace import Addrspace
@@ -11,6 +12,7 @@ from gunyah.hypervisor.doorbell import Doorbell
 from gunyah.hypervisor.errors import HypervisorError
 from gunyah.hypervisor.memextent import MemExtent
 from gunyah.hypervisor.msgqueue import MsgQueue
+from gunyah.hypervisor.objects import ACTIVE
 from gunyah.hypervisor.vcpu import Vcpu
 from gunyah.hypervisor.vic import Vic
 from gunyah.hypervisor.virtio_mmio import VirtioMmio
@@ -39,28 +41,25 @@ MAKERS: dict[str, Maker] = {
 }
 
 
-def _creator(make: Maker) -> Callable[[Hypervisor, Vcpu, Partition, CSpace], tuple[int]]:
-    def create(hv: Hypervisor, vcpu: Vcpu, partition: Partition, cspace: CSpace) -> tuple[int]:
-        """hypercalls.md 3.2: result cap_id_t of a master capability."""
-        obj = make(hv, partition)
-        try:
-            capid = cspace.create_master(obj)
-        except HypervisorError:
-            obj.put()
-            raise
-        if hv.instruments:
-            hv.watch_object(obj, "create")
-        return (capid,)
-
-    return create
+def _create(make: Maker, hv: Hypervisor, vcpu: Vcpu, partition: Partition, cspace: CSpace) -> tuple[int]:
+    """hypercalls.md 3.2: result cap_id_t of a master capability."""
+    obj = make(hv, partition)
+    if hv.instruments:
+        hv.watch_object(obj, "create")
+    try:
+        return (cspace.create_master(obj),)
+    except HypervisorError:
+        obj.put()
+        raise
 
 
 def _activate(hv: Hypervisor, obj: KernelObject) -> None:
+    obj.require_init()
     try:
         obj.activate()
     finally:
         if hv.instruments:
-            hv.watch_object(obj, "activate")
+            hv.watch_object(obj, "activate" if obj.state == ACTIVE else "fail")
 
 
 def object_activate(hv: Hypervisor, vcpu: Vcpu, obj: KernelObject) -> None:
@@ -101,7 +100,7 @@ def cspace_revoke_caps_from(hv: Hypervisor, vcpu: Vcpu, cspace: CSpace, capid: i
 
 
 HANDLERS: Mapping[str, Handler] = {
-    **{name: _creator(make) for name, make in MAKERS.items()},
+    **{name: partial(_create, make) for name, make in MAKERS.items()},
     "object_activate": object_activate,
     "object_activate_from": object_activate_from,
     "cspace_delete_cap_from": cspace_delete_cap_from,

@@ -6,7 +6,7 @@ privileged. A partition is never destroyed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from gunyah.abi.objects import ObjectType
@@ -32,6 +32,8 @@ class SystemMemory:
         self.ram = ram
         self.database = MemoryDatabase()
         self.vmids: dict[int, Addrspace] = {}
+        self.on_destroy: Callable[[KernelObject], None] | None = None
+        """Told of each object whose end has come."""
         self._serial = 0
         self._unreferenced: list[KernelObject] = []
         self._destroying = False
@@ -48,7 +50,10 @@ class SystemMemory:
         self._destroying = True
         try:
             while self._unreferenced:
-                self._unreferenced.pop().destroy()
+                gone = self._unreferenced.pop()
+                if self.on_destroy is not None:
+                    self.on_destroy(gone)
+                gone.destroy()
         finally:
             self._destroying = False
 

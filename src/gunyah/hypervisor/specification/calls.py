@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from gunyah.abi.errors import Error
 from gunyah.abi.hypercalls import CREATED_TYPES, HYPERCALLS, Hypercall, Status
@@ -197,16 +198,12 @@ def _held(world: World, holder: int, held: int, instead_of: ObjectType | None = 
     return collect(world.change(holder, holds=tuple(sorted([*holds, held]))))
 
 
-def _attach(holder: str, held: str) -> Rule:
+def _attach(holder: str, held: str, step: Step) -> World:
     """A thread takes its place with something, in place of an earlier choice."""
-
-    def rule(step: Step) -> World:
-        if step.error != OK:
-            return step.world
-        thing = step.found[held]
-        return _held(step.world, step.found[holder], thing, step.world.things[thing].kind)
-
-    return rule
+    if step.error != OK:
+        return step.world
+    thing = step.found[held]
+    return _held(step.world, step.found[holder], thing, step.world.things[thing].kind)
 
 
 def _attach_to_vic(step: Step) -> World:
@@ -315,12 +312,12 @@ RULES: Mapping[str, Rule] = {
     "cspace_copy_cap_from": _copy,
     "cspace_delete_cap_from": _delete,
     "cspace_revoke_caps_from": _revoke,
-    "cspace_attach_thread": _attach("thread", "cspace"),
-    "addrspace_attach_thread": _attach("thread", "addrspace"),
+    "cspace_attach_thread": partial(_attach, "thread", "cspace"),
+    "addrspace_attach_thread": partial(_attach, "thread", "addrspace"),
     "vic_attach_vcpu": _attach_to_vic,
-    "vpm_group_attach_vcpu": _attach("vcpu", "vpm_group"),
-    "virtio_mmio_configure": _attach("virtio_mmio", "memextent"),
-    "addrspace_configure_info_area": _attach("addrspace", "info_area_me"),
+    "vpm_group_attach_vcpu": partial(_attach, "vcpu", "vpm_group"),
+    "virtio_mmio_configure": partial(_attach, "virtio_mmio", "memextent"),
+    "addrspace_configure_info_area": partial(_attach, "addrspace", "info_area_me"),
     "addrspace_attach_vdevice": _attach_frame,
     "addrspace_configure": _configure_addrspace,
     "hwirq_bind_virq": _bind_hwirq,
