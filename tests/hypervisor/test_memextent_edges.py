@@ -10,8 +10,7 @@ from gunyah.abi.errors import Error
 from gunyah.abi.memory import MappingAttributes, MemextentType
 from gunyah.abi.objects import ObjectState
 from gunyah.abi.types import U64
-from gunyah.hypervisor.addrspace import Addrspace
-from gunyah.hypervisor.memdb import OwnerKind
+from gunyah.hypervisor.errors import HypervisorError
 from gunyah.hypervisor.memextent import MemExtent
 from gunyah.hypervisor.memextent_donate import donate_child, donate_sibling
 from gunyah.hypervisor.memextent_map import PIECE_SIZE
@@ -128,7 +127,6 @@ def test_a_device_over_somebodys_memory_leaves_nothing_behind(root: Partition) -
     for base, size, error in ((RAM - PAGE, 2 * PAGE, Error.MEMDB_NOT_OWNER), (RAM, 0, Error.ARGUMENT_INVALID)):
         with refused(error):
             MemExtent.device(root, base, size, word(6, 1))
-    root.objects[-1].put() if root.objects else None
     assert (root.heap.used, list(root.system.database.ranges())) == before
     assert root.objects == ()
 
@@ -340,9 +338,8 @@ def test_the_first_and_the_last_page_can_be_donated(root: Partition) -> None:
     for offset in (0, 3 * PAGE):
         donate_child(extent, offset, PAGE, reverse=False)
     assert list(extent.owned()) == [(RAM + MIB, PAGE), (RAM + MIB + 3 * PAGE, PAGE)]
-    for offset in (4 * PAGE, 3 * PAGE + 1):
-        with pytest.raises(Exception, match="not"):
-            donate_child(extent, offset, PAGE, reverse=False)
+    with refused(Error.ARGUMENT_INVALID):
+        donate_child(extent, 4 * PAGE, PAGE, reverse=False)
 
 
 def test_a_donation_of_the_last_addresses_does_not_wrap(root: Partition) -> None:
@@ -412,7 +409,6 @@ def test_zeroing_stays_within_ram_where_an_extent_spans_more() -> None:
     root = create_partitions(PhysicalMemory(regions), root_size=4 * MIB)[1]
     ram = root.system.ram
     hole = MemExtent.device(root, RAM + 64 * MIB, 64 * MIB, word(6, 0, SPARSE))
-    hole.owner.holder  # noqa: B018
     ends = ((RAM + 64 * MIB - PAGE, PAGE), (RAM + 128 * MIB, PAGE))
     for pa, size in ends:
         root.system.database.transfer(pa, size, root.free_memory, hole.owner)
@@ -435,8 +431,6 @@ def test_zeroing_stays_within_ram_where_an_extent_spans_more() -> None:
 
 
 def sentence(call: object, error: Error) -> str:
-    from gunyah.hypervisor.errors import HypervisorError
-
     with pytest.raises(HypervisorError) as raised:
         call()  # type: ignore[operator]
     assert raised.value.code is error
@@ -472,8 +466,3 @@ def test_every_refusal_names_the_extent_and_the_address(root: Partition) -> None
         for value in values:
             assert f"{value:#x}" in text, text
     assert str(addrspace) in sentence(lambda: unmap(plain, addrspace, V), Error.ADDR_INVALID)
-    assert (
-        OwnerKind.PARTITION.value
-        in sentence(lambda: donate_child(sparse(root), 0, 2 * MIB, reverse=False), Error.MEMDB_NOT_OWNER)
-        or Addrspace
-    )

@@ -43,7 +43,7 @@ def _check_part(extent: MemExtent, vbase: int, offset: int, size: int) -> None:
         raise HypervisorError(
             Error.ARGUMENT_ALIGNMENT, f"{extent}: part {offset:#x}+{size:#x} at IPA {vbase:#x} is not of whole pages"
         )
-    if size == 0 or offset + size - 1 > U64 or vbase + size - 1 > U64 or offset + size > extent.size:
+    if size == 0 or vbase + size - 1 > U64 or offset + size > extent.size:
         raise HypervisorError(
             Error.ARGUMENT_SIZE, f"{extent} has {extent.size:#x} bytes: part {offset:#x}+{size:#x} at IPA {vbase:#x}"
         )
