@@ -7,8 +7,10 @@ devices; a caller that names an address may use them (a VM's base memory or a de
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple
 
 __all__ = ["AddressAllocator", "AddressUnavailable", "MEGABYTES_2", "Tag", "default_alignment"]
@@ -89,11 +91,8 @@ class AddressAllocator:
         wanted = Range(base, base + size)
         return self.space.base <= base and size > 0 and wanted.end <= self.space.end and not self._overlaps(wanted)
 
-    def allocate(self, size: int, alignment: int | None = None) -> int:
-        """The lowest free address that fits; raises AddressUnavailable."""
-        step = alignment or default_alignment(size)
-        tagged = list(self._tags)
-        blocks = sorted([*self._taken, *self.reserved, *tagged])
+    def _lowest(self, size: int, step: int) -> int:
+        blocks = sorted([*self._taken, *self.reserved, *self._tags])
         at = self._align(self.space.base, step)
         for block in blocks:
             if at + size <= block.base:
@@ -101,8 +100,32 @@ class AddressAllocator:
             at = max(at, self._align(block.end, step))
         if size <= 0 or at + size > self.space.end:
             raise AddressUnavailable(f"no free {size:#x} bytes aligned to {step:#x} in this VM's address space")
+        return at
+
+    def allocate(self, size: int, alignment: int | None = None) -> int:
+        """The lowest free address that fits; raises AddressUnavailable."""
+        at = self._lowest(size, alignment or default_alignment(size))
         self._take(Range(at, at + size))
         return at
+
+    def allocate_each(self, sizes: Sequence[int]) -> list[int]:
+        """What `allocate` would give for each size in turn, but all or none."""
+        if len(sizes) > 1 and all(0 < size < MEGABYTES_2 for size in sizes):
+            total = sum(sizes)
+            with suppress(AddressUnavailable):
+                at = self._lowest(total, _PAGE)
+                if at == self._lowest(sizes[0], _PAGE):
+                    # The first free range holds them all: they lie one behind the other.
+                    self._take(Range(at, at + total))
+                    return [at + before for before in accumulate(sizes[:-1], initial=0)]
+        places: list[int] = []
+        try:
+            places.extend(map(self.allocate, sizes))
+        except AddressUnavailable:
+            for at, size in zip(places, sizes, strict=False):
+                self.free(at, size)
+            raise
+        return places
 
     def allocate_in(self, base: int, region: int, size: int, alignment: int) -> int:
         """The lowest free address inside [base, base + region); raises AddressUnavailable."""

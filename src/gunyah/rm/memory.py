@@ -39,6 +39,7 @@ _WINDOW_BASE = 0x4_0000_0000
 _WINDOW_SIZE = 0x4_0000_0000
 """Where RM maps other VMs' memory into its own address space while it works on it: above all RAM, below 36 bits."""
 
+_PARTIAL = MAP_PARTIAL | NO_SYNC
 _TO_CHILD = DonateOptions(DonateType.TO_CHILD).pack()
 _TO_PARENT = DonateOptions(DonateType.TO_PARENT).pack()
 _TO_SIBLING = DonateOptions(DonateType.TO_SIBLING).pack()
@@ -241,12 +242,12 @@ class Memory:
         """Map part of a sparse extent, the same access for user and kernel; raises HypercallFailed."""
         self.before("map")
         attributes = MappingAttributes(access, access, memtype).pack()
-        self.hyp.addrspace_map(addrspace, extent, ipa, attributes, MAP_PARTIAL | NO_SYNC, offset, size)
+        self.hyp.addrspace_map(addrspace, extent, ipa, attributes, _PARTIAL, offset, size)
 
     def unmap_piece(self, addrspace: int, extent: int, ipa: int, offset: int, size: int) -> None:
         """Take a partial mapping back; harmless when it is gone already."""
         try:
-            self.hyp.addrspace_unmap(addrspace, extent, ipa, MAP_PARTIAL | NO_SYNC, offset, size)
+            self.hyp.addrspace_unmap(addrspace, extent, ipa, _PARTIAL, offset, size)
         except HypercallFailed as failure:
             if failure.error != Error.ADDR_INVALID:
                 raise

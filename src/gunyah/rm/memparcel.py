@@ -5,12 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import islice
 
-from gunyah.abi.rm import AttributeEntry, MemAttribute, MemTrans, MemType
+from gunyah.abi.rm import AttributeEntry, MemAttribute, MemTrans, MemType, SglEntry
+from gunyah.abi.types import PAGE_MASK
 from gunyah.rm.memory import Region
 
-__all__ = ["Member", "Memparcel", "MemparcelState", "physical_runs", "runs"]
+__all__ = [
+    "ADDRESS_LIMIT",
+    "Member",
+    "Memparcel",
+    "MemparcelState",
+    "aligned",
+    "look_ahead",
+    "physical_runs",
+    "runs",
+    "spans",
+    "without",
+]
 
+ADDRESS_LIMIT = 1 << 44
+LOOK_AHEAD_MAX = 128
+LOOK_AHEAD_WASTE = 4
+"""Entries of a request, and bytes for each byte that is wanted, that one look-up goes ahead."""
 _RWX = 7
 
 
@@ -117,3 +134,55 @@ def runs(pieces: Iterable[tuple[int, Region]]) -> list[tuple[int, Region]]:
 def physical_runs(regions: Sequence[Region]) -> list[Region]:
     """Neighbours merged where the physical address continues."""
     return [run for _, run in runs((region.pa, region) for region in regions)]
+
+
+def aligned(value: int) -> bool:
+    """A whole number of pages, below the limit of addresses."""
+    return value < ADDRESS_LIMIT and not value & PAGE_MASK
+
+
+def look_ahead(sgl: Sequence[SglEntry], index: int) -> int:
+    """Bytes from the start of entry ``index`` on that one look-up may ask for: entries that follow each other, and gaps
+    between them as long as most of what is asked for is wanted.
+    """
+    start = end = sgl[index].address
+    wanted = 0
+    for entry in islice(sgl, index, index + LOOK_AHEAD_MAX):
+        wanted += entry.size
+        if entry.address < end or not aligned(entry.address | entry.size):
+            break
+        if entry.address + entry.size - start > LOOK_AHEAD_WASTE * wanted:
+            break
+        end = entry.address + entry.size
+    return max(end - start, sgl[index].size)
+
+
+def spans(pieces: Sequence[Region]) -> list[tuple[int, Region]]:
+    """(owner's IPA, physical range) that cover the pieces: from one piece to the next, however far apart, while both
+    stand at the same distance from their physical address. Pieces that are not the parcel's stay what they are.
+    """
+    spans: list[tuple[int, Region]] = []
+    for piece in sorted(pieces, key=lambda piece: piece.pa):
+        if spans:
+            ipa, span = spans[-1]
+            if piece.owner_ipa - piece.pa == ipa - span.pa:
+                spans[-1] = ipa, Region(span.pa, piece.end - span.pa, ipa)
+                continue
+        spans.append((piece.owner_ipa, piece))
+    return spans
+
+
+def without(received: list[tuple[int, int, Region]], parcel: Memparcel) -> list[tuple[int, int, Region]]:
+    """What is left of donated regions when a memparcel of them has been donated on."""
+    left = received
+    for gone in parcel.regions:
+        pieces: list[tuple[int, int, Region]] = []
+        for mem_type, donor, region in left:
+            if mem_type != parcel.mem_type or gone.end <= region.pa or region.end <= gone.pa:
+                pieces.append((mem_type, donor, region))
+                continue
+            for start, end in ((region.pa, gone.pa), (gone.end, region.end)):
+                if start < end:
+                    pieces.append((mem_type, donor, Region(start, end - start, region.owner_ipa + start - region.pa)))
+        left = pieces
+    return left

@@ -8,7 +8,7 @@ the pages into the owner through the parcel. Every operation either completes or
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice, pairwise
+from itertools import pairwise
 
 from gunyah.abi.errors import RmError
 from gunyah.abi.rm import (
@@ -27,7 +27,18 @@ from gunyah.guest.hypercall import HypercallFailed
 from gunyah.rm.address import AddressUnavailable
 from gunyah.rm.errors import RmFailure, failure_of
 from gunyah.rm.memory import Memory, Region, VmMemory, memtype_of
-from gunyah.rm.memparcel import Member, Memparcel, MemparcelState, physical_runs, runs
+from gunyah.rm.memparcel import (
+    ADDRESS_LIMIT,
+    Member,
+    Memparcel,
+    MemparcelState,
+    aligned,
+    look_ahead,
+    physical_runs,
+    runs,
+    spans,
+    without,
+)
 from gunyah.rm.memparcel_checks import (
     acceptor,
     apply_attributes,
@@ -44,38 +55,7 @@ PARCELS_MAX = 64
 """Memparcels per owner."""
 REGIONS_MAX = 64 * LIST_MAX
 """Pieces one memparcel may collect by appending: a bound on RM's memory that no client of ours reaches."""
-ADDRESS_LIMIT = 1 << 44
 _RWX, _RW = 7, 6
-
-
-def _without(received: list[tuple[int, int, Region]], parcel: Memparcel) -> list[tuple[int, int, Region]]:
-    """What is left of donated regions when a memparcel of them has been donated on."""
-    left = received
-    for gone in parcel.regions:
-        pieces: list[tuple[int, int, Region]] = []
-        for mem_type, donor, region in left:
-            if mem_type != parcel.mem_type or gone.end <= region.pa or region.end <= gone.pa:
-                pieces.append((mem_type, donor, region))
-                continue
-            for start, end in ((region.pa, gone.pa), (gone.end, region.end)):
-                if start < end:
-                    pieces.append((mem_type, donor, Region(start, end - start, region.owner_ipa + start - region.pa)))
-        left = pieces
-    return left
-
-
-def _run_ahead(sgl: Sequence[SglEntry], index: int) -> int:
-    """Bytes from the start of entry ``index`` on in which the ranges follow each other."""
-    size = 0
-    for entry in islice(sgl, index, None):
-        if entry.address != sgl[index].address + size or not _aligned(entry.size):
-            break
-        size += entry.size
-    return size
-
-
-def _aligned(value: int) -> bool:
-    return value < ADDRESS_LIMIT and not value & PAGE_MASK
 
 
 class MemparcelTable:
@@ -176,7 +156,7 @@ class MemparcelTable:
             sanitize_create=sanitize,
         )
         try:
-            self._add_ranges(owner, parcel, sgl)
+            self._add_ranges(owner, parcel, sgl, whole=not flags & MemCreateFlag.APPEND)
         except RmFailure:
             self.memory.delete(extent)
             raise
@@ -186,8 +166,12 @@ class MemparcelTable:
         owner.parcels_owned += 1
         return parcel
 
-    def _add_ranges(self, owner: Vm, parcel: Memparcel, sgl: Sequence[SglEntry]) -> None:
-        """Find the pages, move them into the parcel's extent; on failure give all back."""
+    def _add_ranges(self, owner: Vm, parcel: Memparcel, sgl: Sequence[SglEntry], *, whole: bool = False) -> None:
+        """Find the pages, move them into the parcel's extent; on failure give all back.
+
+        ``whole``: nothing will be appended, so mappings for the owner may reach over what is not the parcel's. A sparse
+        extent shows what it owns and nothing else.
+        """
         memory, vm_memory = self.memory, self._memory_of(owner)
         pieces = self._find_pieces(owner, parcel, sgl)
         own = parcel.member(owner.vmid)
@@ -198,7 +182,8 @@ class MemparcelTable:
             if own is not None:
                 # The record comes first: the pages change hands without a moment in which the owner has none.
                 memtype = memtype_of(own.attribute)
-                for ipa, run in runs((piece.owner_ipa, piece) for piece in pieces):
+                places = spans(pieces) if whole else runs((piece.owner_ipa, piece) for piece in pieces)
+                for ipa, run in places:
                     memory.map(vm_memory, parcel.extent, parcel.mem_type, ipa, run, own.rights, memtype)
                     mapped.append((ipa, run))
         except HypercallFailed as failure:
@@ -237,7 +222,7 @@ class MemparcelTable:
         # What the latest look-up found: hundreds of neighbouring pages cost one look-up.
         known = Region(0, 0, 0)
         for index, entry in enumerate(sgl):
-            if not _aligned(entry.address) or not _aligned(entry.size):
+            if not aligned(entry.address) or not aligned(entry.size):
                 raise RmFailure(
                     RmError.ARGUMENT_INVALID,
                     f"range {entry.address:#x}+{entry.size:#x} is not of whole pages below 2^44",
@@ -248,7 +233,7 @@ class MemparcelTable:
             while left:
                 skip = at - known.owner_ipa
                 if not 0 <= skip < known.size:
-                    ahead = _run_ahead(sgl, index) - (entry.size - left)
+                    ahead = look_ahead(sgl, index) - (entry.size - left)
                     try:
                         known = Region(*memory.lookup(vm_memory, parcel.mem_type, at, ahead), at)
                     except HypercallFailed as failure:
@@ -355,12 +340,16 @@ class MemparcelTable:
         else:
             wanted = parcel.regions[len(member.ipas) : len(member.ipas) + count]
         assigned: list[SglEntry] = []
+        vm_memory = self._memory_of(vm)
         try:
+            if not sgl and not vm_memory.direct and parcel.mem_type is MemType.NORMAL:
+                sizes = [region.size for region in wanted]
+                return [SglEntry(*place) for place in zip(self._take_any(vm, sizes), sizes, strict=True)]
             for index, region in enumerate(wanted):
                 ipa = None
                 if sgl:
                     entry = sgl[index]
-                    if not _aligned(entry.address) or entry.size != region.size:
+                    if not aligned(entry.address) or entry.size != region.size:
                         raise RmFailure(
                             RmError.ARGUMENT_INVALID,
                             f"{entry.address:#x}+{entry.size:#x} was given for a piece of {region.size:#x} bytes",
@@ -372,6 +361,13 @@ class MemparcelTable:
             raise
         return assigned
 
+    def _take_any(self, vm: Vm, sizes: list[int]) -> list[int]:
+        """IPAs of RM's choice; all or none."""
+        try:
+            return self._memory_of(vm).allocator.allocate_each(sizes)
+        except AddressUnavailable as unavailable:
+            raise RmFailure(RmError.NORESOURCE, f"VM {vm.vmid}: {unavailable}") from unavailable
+
     def _take_address(self, parcel: Memparcel, vm: Vm, region: Region, ipa: int | None) -> int:
         memory = self._memory_of(vm)
         if memory.direct or parcel.mem_type is MemType.IO:
@@ -379,9 +375,8 @@ class MemparcelTable:
                 raise RmFailure(RmError.NORESOURCE, f"{parcel} can only be mapped one to one into VM {vm.vmid}")
             return region.pa
         allocator = memory.allocator
+        assert ipa is not None
         try:
-            if ipa is None:
-                return allocator.allocate(region.size)
             allocator.allocate_fixed(ipa, region.size)
         except AddressUnavailable as unavailable:
             raise RmFailure(RmError.NORESOURCE, f"VM {vm.vmid}: {unavailable}") from unavailable
@@ -395,8 +390,8 @@ class MemparcelTable:
         memory = self._memory_of(vm)
         if memory.direct or parcel.mem_type is MemType.IO:
             return
-        for entry in ranges:
-            memory.allocator.free(entry.address, entry.size)
+        for address, run in runs((entry.address, Region(entry.address, entry.size, 0)) for entry in ranges):
+            memory.allocator.free(address, run.size)
 
     def _map_member(self, parcel: Memparcel, vm: Vm, member: Member) -> None:
         memory, vm_memory = self.memory, self._memory_of(vm)
@@ -440,7 +435,7 @@ class MemparcelTable:
             for ipa, run in runs((region.owner_ipa, region) for region in parcel.regions):
                 self.memory.unmap(vm_memory, extent, parcel.mem_type, ipa, run)
             self._free_addresses(owner, parcel, [SglEntry(region.owner_ipa, region.size) for region in parcel.regions])
-            vm_memory.received = _without(vm_memory.received, parcel)
+            vm_memory.received = without(vm_memory.received, parcel)
         self._forget(parcel)
 
     def _forget(self, parcel: Memparcel) -> None:
