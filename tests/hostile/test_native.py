@@ -95,8 +95,12 @@ class TestAnySteps:
 
     def holds(self, data: bytes) -> None:
         machine = self.machine
-        machine.acts(split_acts("native", data))
-        assert apart(machine.run) == []
+
+        def judge() -> list[str]:
+            machine.proceed(split_acts("native", data))
+            return machine.finish()
+
+        assert apart(judge) == []
 
 
 @pytest.fixture(scope="module")
@@ -186,8 +190,8 @@ class TestTheJudge:
         attack = NativePrimaryAttack([], seed=1)
         address = attack.guest.entry + 0x10_0000
         attack.hv.memory.write_u64(address, attack.canaries.secret)
-        attack.acts([number(1, address), step(Op.RAW, 0, 0, load_x0), number(0, 0)])
-        assert any("the guest read a page of another owner" in finding for finding in attack.run())
+        assert not attack.proceed([number(1, address), step(Op.RAW, 0, 0, load_x0), number(0, 0)])
+        assert any("the guest read a page of another owner" in finding for finding in attack.finish())
 
     def test_a_page_that_was_written_and_a_word_in_the_guest_s_memory_are_findings(self) -> None:
         attack = NativePrimaryAttack([], seed=1)

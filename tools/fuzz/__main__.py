@@ -75,8 +75,10 @@ def guided(kinds: Sequence[str], minutes: float, corpus: Path) -> int:
             for crash in sorted(corpus.glob(f"guided-{kind}-crash-*")):
                 acts = split_acts(kind, crash.read_bytes())
                 findings = run_apart(kind, acts, 1)
+                crash.unlink()
                 if findings:
                     keep(corpus, kind, 1, acts, findings)
+                    break
     return found
 
 

@@ -63,11 +63,6 @@ class Attack(ABC):
         self.last = record
         return record
 
-    def acts(self, acts: Iterable[bytes]) -> None:
-        """Have it do these, for one that was made before they were known."""
-        self._acts = iter(acts)
-        self.done = False
-
     @property
     def calls(self) -> int:
         """Hypercalls and other calls made so far."""
@@ -83,6 +78,21 @@ class Attack(ABC):
         """Let the acts happen, then judge; the findings."""
         try:
             self._run()
+        except BaseException:
+            self.close()
+            raise
+        return self.finish()
+
+    def proceed(self, acts: Iterable[bytes]) -> bool:
+        """Let some acts happen, and others later; False when the machine is not to be used any more."""
+        self._acts = iter(acts)
+        self.done = False
+        self._run()
+        return not self.findings and not self.hv.reports and self.hv.stopped is None
+
+    def finish(self) -> list[str]:
+        """Judge; the findings."""
+        try:
             self._judge()
             if not self.findings:
                 self.bury()

@@ -14,13 +14,43 @@ import sys
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tools.fuzz.attack import Attack
 
 __all__ = ["main"]
 
-ACTS = {"root": 96, "native": 512}
-"""Acts of one input at most: a machine is made for each."""
+ACTS = {"root": 96, "native": 256}
+"""Acts of one input at most."""
+LIFE = 20_000
+"""Acts after which a machine is judged as a whole, and replaced."""
 SEEDED = 24
 """Inputs to begin with, when the corpus is empty."""
+
+
+class Life:
+    """Machines, each of which takes many inputs before it is judged and replaced; ``history`` is what the present one
+    has done.
+    """
+
+    def __init__(self, runs: ModuleType, kind: str) -> None:
+        self._runs = runs
+        self._kind = kind
+        self._attack: Attack | None = None
+        self.history: list[bytes] = []
+
+    def go_on(self, acts: list[bytes]) -> list[str]:
+        """Do some more; findings."""
+        if self._attack is None:
+            self._attack = self._runs.KINDS[self._kind]([], seed=1)
+            self.history = []
+        self.history += acts
+        if self._attack.proceed(acts) and len(self.history) < LIFE:
+            return []
+        attack, self._attack = self._attack, None
+        return attack.finish()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,10 +69,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         runs = importlib.import_module("tools.fuzz.series")
     kind, acts = options.kind, ACTS[options.kind]
     unit = runs.KINDS[kind].unit
+    life = Life(runs, kind)
 
     def one_input(data: bytes) -> None:
-        findings = runs.attempt(kind, runs.split_acts(kind, data)[:acts], 1)
+        findings = life.go_on(runs.split_acts(kind, data)[:acts])
         if findings:
+            # What led there may have begun many inputs ago.
+            (options.corpus / f"guided-{kind}-crash-life").write_bytes(b"".join(life.history))
             raise RuntimeError("\n".join(findings))
 
     kept = options.corpus / f"guided-{kind}"

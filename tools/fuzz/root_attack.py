@@ -110,13 +110,14 @@ class RootAttack(Attack):
         mind = self._mind
         cpu.set_vector(lambda: mind.serve(cpu))
         space = self.root.cspace
-        while (record := self.next_act()) is not None:
-            if space.occupied > HELD_MAX + len(self._baseline):
-                self._reap(cpu, record)
-            if self.performed % STAMP == 0:
-                self._stamp()
-            mind.act(cpu, record)
         while True:
+            while (record := self.next_act()) is not None:
+                if space.occupied > HELD_MAX + len(self._baseline):
+                    self._reap(cpu, record)
+                if self.performed % STAMP == 0:
+                    self._stamp()
+                mind.act(cpu, record)
+            # There may be more later.
             cpu.wfi()
 
     def _child(self, cpu: Cpu, x0: int) -> None:
