@@ -7,6 +7,7 @@ import gc
 import itertools
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -93,13 +94,19 @@ def series(kinds: Sequence[str], first: int, count: int, seconds: float) -> Iter
             os.close(reader)
             _work(writer, itertools.chain([task], tasks), count, end)
         os.close(writer)
-        with os.fdopen(reader) as lines:
-            for line in lines:
-                fields = json.loads(line)
-                run = Run(**{**fields, "findings": tuple(fields["findings"])})
-                yield run
-                task = next(tasks)
-        _, status = os.waitpid(child, 0)
+        over = False
+        try:
+            with os.fdopen(reader) as lines:
+                for line in lines:
+                    fields = json.loads(line)
+                    yield Run(**{**fields, "findings": tuple(fields["findings"])})
+                    task = next(tasks)
+            over = True
+        finally:
+            if not over:
+                # Whoever asked for runs wants no more.
+                os.kill(child, signal.SIGKILL)
+            _, status = os.waitpid(child, 0)
         if status:
             yield Run(*task, count, 0, (_how(status),), 0)
             task = next(tasks)
