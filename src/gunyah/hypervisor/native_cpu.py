@@ -52,6 +52,9 @@ class NativeDebugger(Protocol):
     def run(self, executor: NativeExecutor, deadline: int, /) -> None:
         """Run the vCPU that is on the engine, as ``core.run_until(deadline)`` would, and stop it where wanted."""
 
+    def system_register(self, iss: int, /) -> bool:
+        """Do a trapped access to a system register that the hypervisor has no value for; False if it is not theirs."""
+
 
 class NativeCpu:
     """The engine, the vCPU that is on it, and the callbacks it makes."""
@@ -100,6 +103,10 @@ class NativeCpu:
 
     def take_off(self, executor: NativeExecutor) -> None:
         """Forget a vCPU that goes away."""
+        debug = self.core.guest_debug
+        if not self.core.running and debug.has_breakpoints(executor.context):
+            self.switch_to(executor)
+            debug.forget_breakpoints()
         if self.current is executor:
             self.core.save()
             executor.taken_off()
@@ -296,6 +303,8 @@ class NativeCpu:
 
     def _unusual(self, iss: int) -> None:
         """A trapped register that has no value: a random number, an SVE register, or nothing at all."""
+        if self.debugger is not None and self.debugger.system_register(iss):
+            return
         access, registers = SysregAccess.from_iss(iss), self.core.registers
         if access.register in id_registers.RANDOM and access.is_read:
             rt = iss >> 5 & 31

@@ -57,6 +57,7 @@ class DebugRegisters:
             registers.write("MDSCR_EL1", wanted)
             if step:
                 registers.pstate |= PSTATE_SS
+                self._core.guest_debug.follow_steps()
             self._core.resync()
 
     def _set(self, addresses: Sequence[int]) -> None:
@@ -70,6 +71,11 @@ class DebugRegisters:
                 self._guest[_value(number)], self._guest[_control(number)] = value, control
             self._debug.break_at(number, after)
         self._addresses = list(addresses)
+
+    @property
+    def consumed(self) -> bool:
+        """Whether the instruction of a step has been executed, by the engine or by EL2."""
+        return not self._executor.context.registers.pstate & PSTATE_SS
 
     def stepped(self) -> None:
         """End a step: nothing of it is left in PSTATE."""
@@ -91,6 +97,7 @@ class DebugRegisters:
                 self._debug.set_breakpoint(number, self._guest[_value(number)], self._guest[_control(number)])
         self._guest.clear()
         self._addresses = []
+        self._core.guest_debug.attend()
         self._core.resync()
 
     def access(self, access: SysregAccess) -> bool:

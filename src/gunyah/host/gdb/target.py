@@ -18,7 +18,6 @@ from gunyah.host.gdb.breakpoints import Breakpoints, Watch
 from gunyah.host.gdb.debug_registers import DebugRegisters
 from gunyah.host.gdb.memory import GuestMemory
 from gunyah.host.gdb.protocol import Thread
-from gunyah.host.gdb.steps import stepping
 from gunyah.hypervisor.native_executor import NativeExecutor
 from gunyah.hypervisor.python_executor import PythonExecutor
 from gunyah.hypervisor.vcpu import Block
@@ -215,7 +214,7 @@ class Target:
         native = self._native
         if native is not None:
             exits = native.core.exits
-            exits.debug, exits.sysreg, exits.other = self._handlers
+            exits.debug, exits.other = self._handlers
             native.debugger = None
         self._native = None
 
@@ -227,8 +226,8 @@ class Target:
         self._native = native
         self._debug = Debug(native.core)
         exits = native.core.exits
-        self._handlers = exits.debug, exits.sysreg, exits.other
-        exits.debug, exits.sysreg, exits.other = self._debug_exception, self._system_register, self._other_exception
+        self._handlers = exits.debug, exits.other
+        exits.debug, exits.other = self._debug_exception, self._other_exception
         native.debugger = self
 
     # -- watchpoints ---------------------------------------------------------------------------------------------------
@@ -317,8 +316,9 @@ class Target:
         registers.take(addresses, step=True)
         context.set_virq(False)
         try:
-            with stepping(core) as exits:
-                core.run_until(deadline)
+            core.run_until(deadline)
+            # What EL2 has done for the vCPU is a step too, and may have ended its turn.
+            done = self._stepped or registers.consumed
         finally:
             registers.stepped()
             context.set_virq(vcpu.virq)
@@ -328,7 +328,7 @@ class Target:
         if live.pc != before and live.elr_el1 != elr and live.spsr_el1 & _PSTATE_SS:
             # An exception was taken to EL1: the guest is not to see that it was being stepped.
             live.spsr_el1 &= ~_PSTATE_SS
-        return self._stepped or exits.exited
+        return done
 
     def _stopped(self, vcpu: Vcpu, stop: Stop) -> None:
         others = self.vms().get(vcpu.vmid, []) if self.whole_vms else []
@@ -393,20 +393,18 @@ class Target:
         self._pass_over = True
         return True
 
-    def _system_register(self, iss: int) -> bool:
-        """A trapped register access: one of the debug registers that are taken, or the hypervisor's business."""
+    def system_register(self, iss: int) -> bool:
+        """A trapped register access: one of the debug registers that are taken, or the hypervisor's."""
         native = self._native
         assert native is not None and native.vcpu is not None
         registers = self._registers.get(native.vcpu.serial)
-        if registers is not None and registers.taken and registers.access(SysregAccess.from_iss(iss)):
-            return True
-        return self._handlers[1](iss)
+        return registers is not None and registers.taken and registers.access(SysregAccess.from_iss(iss))
 
     def _other_exception(self, esr: int) -> bool:
         """BKPT of AArch32 code comes to EL2 with the debug exceptions; everything else is the hypervisor's business."""
         native = self._native
         assert native is not None and native.vcpu is not None
         if esr >> 26 != _BKPT32:
-            return self._handlers[2](esr)
+            return self._handlers[1](esr)
         native.core.inject(esr)
         return not native.vcpu.attention

@@ -20,6 +20,7 @@ from .count import UNLIMITED, Count
 from .decode import decode_instruction, effective_address
 from .dispatch import ExitHook, Plain, abort_function, exit_function
 from .exits import ExitHandler, Page, Stop
+from .guest_debug import GuestDebug
 from .intercept import Intercepts
 from .kicker import kicker
 from .registers import EC, ESR_IL, SYSTEM_REGISTERS, Encoding
@@ -142,6 +143,7 @@ class Core:
         self._count = Count(self, self._stop_flags) if isinstance(self.clock, VirtualClock) else None
         self._intercepts = Intercepts(self)
         self._intercepts.timers()
+        self.guest_debug = GuestDebug(self, self._intercepts)
         if len(self.ram) == 1:
             self._intercepts.cache_maintenance(self._plain.maintenance, self._instruction_cache_all)
         else:

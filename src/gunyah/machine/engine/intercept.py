@@ -161,14 +161,14 @@ class Intercepts:
 
     def patch(
         self,
-        register: str,
+        register: str | Encoding,
         read: Callable[[], int] | None = None,
         write: Callable[[int], object] | None = None,
         *,
         free: bool = False,
     ) -> None:
         """Replace what the engine does on reading or writing a register it knows; reading can be `free`."""
-        info = self._info(SYSTEM_REGISTERS[register])
+        info = self._info(SYSTEM_REGISTERS[register] if isinstance(register, str) else register)
         if read is not None:
             private.u64_at(info + private.REGINFO_READFN).value = self._reader(read, free=free)
         if write is not None:
