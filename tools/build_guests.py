@@ -10,6 +10,7 @@ import argparse
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parents[1] / "src" / "gunyah" / "vmm" / "guests"
@@ -31,13 +32,13 @@ def build(source: Path) -> bytes:
         return binary.read_bytes()
 
 
-def main() -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def command_line(description: str, sources: Iterable[Path], build: Callable[[Path], bytes]) -> int:
+    """Write what `build` makes of each source beside it, or with --check say what differs; gives the exit status."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="change nothing")
     options = parser.parse_args()
     different = 0
-    for source in sources():
+    for source in sources:
         binary, built = source.with_suffix(".bin"), build(source)
         if binary.exists() and binary.read_bytes() == built:
             continue
@@ -49,4 +50,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line(__doc__ or "", sources(), build))

@@ -20,6 +20,7 @@ from .count import UNLIMITED, Count
 from .decode import decode_instruction, effective_address
 from .dispatch import ExitHook, Plain, abort_function, exit_function
 from .exits import ExitHandler, Page, Stop
+from .fast_walk import shorten_walks
 from .guest_debug import GuestDebug
 from .intercept import Intercepts
 from .kicker import kicker
@@ -134,6 +135,7 @@ class Core:
                 lib.mem_map_ptr(self.handle, base, size, 7, host), f"RAM {base:#x}+{size:#x} cannot be mapped"
             )
             self.ram.append((base, base + size, lib.ram_address(self.handle, host) - base))
+        self.walks = shorten_walks(self, [(*region, memory.host_address(region[0])) for region in memory.regions])
         self._plain = Plain(self)
         self.pages: dict[int, Page] = {}
         """Devices of the loaded context by HPFAR_EL2; may be replaced at any time."""
