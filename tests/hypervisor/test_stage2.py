@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -231,21 +234,48 @@ class TablesMachine(RuleBasedStateMachine):
     def invalidate(self, ipa: int, size: int) -> None:
         self.tlb = {page: entry for page, entry in self.tlb.items() if not ipa <= page < ipa + size}
 
-    @rule(ipa=OFFSETS, size=SIZES, pa=OUTPUTS, attributes=ATTRIBUTES)
-    def map(self, ipa: int, size: int, pa: int, attributes: MappingAttributes) -> None:
-        self.tables.map(self.low + ipa, size, pa, attributes)
+    @contextmanager
+    def transaction(self, open_one: bool) -> Iterator[None]:
+        """Single pages have a short way inside an open transaction."""
+        if open_one:
+            self.tables.begin()
+        yield
+        if open_one:
+            self.tables.commit()
+
+    @rule(ipa=OFFSETS, size=SIZES, pa=OUTPUTS, attributes=ATTRIBUTES, inside=st.booleans())
+    def map(self, ipa: int, size: int, pa: int, attributes: MappingAttributes, inside: bool) -> None:
+        with self.transaction(inside):
+            self.tables.map(self.low + ipa, size, pa, attributes)
         for offset in range(0, size, PAGE):
             self.model[self.low + ipa + offset] = (pa + offset, attributes)
 
-    @rule(ipa=OFFSETS, size=SIZES)
-    def unmap(self, ipa: int, size: int) -> None:
-        self.tables.unmap(self.low + ipa, size)
+    @rule(ipa=OFFSETS, size=SIZES, inside=st.booleans())
+    def unmap(self, ipa: int, size: int, inside: bool) -> None:
+        with self.transaction(inside):
+            self.tables.unmap(self.low + ipa, size)
         for offset in range(0, size, PAGE):
             self.model.pop(self.low + ipa + offset, None)
 
-    @rule(ipa=OFFSETS, size=SIZES, pa=OUTPUTS)
-    def unmap_matching(self, ipa: int, size: int, pa: int) -> None:
-        self.tables.unmap(self.low + ipa, size, pa)
+    @rule(pick=st.integers(0, 1 << 16), pa=OUTPUTS, attributes=ATTRIBUTES, inside=st.booleans())
+    def change_a_page_and_take_its_neighbour(
+        self, pick: int, pa: int, attributes: MappingAttributes, inside: bool
+    ) -> None:
+        if not self.model:
+            return
+        page = sorted(self.model)[pick % len(self.model)]
+        with self.transaction(inside):
+            self.tables.map(page, PAGE, pa, attributes)
+            self.model[page] = (pa, attributes)
+            for other in (page + PAGE, page):
+                if (other in self.model and other != page) or pick % 3 == 0:
+                    self.tables.unmap(other, PAGE, self.model[other][0] if other in self.model else None)
+                    self.model.pop(other, None)
+
+    @rule(ipa=OFFSETS, size=SIZES, pa=OUTPUTS, inside=st.booleans())
+    def unmap_matching(self, ipa: int, size: int, pa: int, inside: bool) -> None:
+        with self.transaction(inside):
+            self.tables.unmap(self.low + ipa, size, pa)
         for offset in range(0, size, PAGE):
             page = self.low + ipa + offset
             if page in self.model and self.model[page][0] == pa + offset:
@@ -255,6 +285,9 @@ class TablesMachine(RuleBasedStateMachine):
     def aborted(self, ipa: int, size: int, pa: int, attributes: MappingAttributes) -> None:
         self.tables.begin()
         self.tables.map(self.low + ipa, size, pa, attributes)
+        for page in sorted(self.model)[:3]:
+            self.tables.map(page, PAGE, pa, attributes)
+            self.tables.unmap(page, PAGE)
         self.tables.unmap(self.low, 4 * MIB)
         self.tables.abort()
 

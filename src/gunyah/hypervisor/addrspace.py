@@ -7,8 +7,7 @@ stage 2 permits to its kernel.
 from __future__ import annotations
 
 from bisect import bisect_right, insort
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from gunyah.abi.errors import Error
@@ -408,17 +407,21 @@ class Addrspace(KernelObject):
         return None
 
 
-@contextmanager
-def atomically(spaces: set[Addrspace]) -> Iterator[None]:
-    """Change several address spaces' tables whole or not at all."""
-    tables = [space.tables for space in spaces]
-    for each in tables:
-        each.begin()
-    try:
-        yield
-    except BaseException:
-        for each in tables:
-            each.abort()
-        raise
-    for each in tables:
-        each.commit()
+class atomically:
+    """Change several address spaces' tables whole or not at all: a context manager."""
+
+    __slots__ = ("_tables",)
+
+    def __init__(self, spaces: Iterable[Addrspace]) -> None:
+        self._tables = [space.tables for space in spaces]
+
+    def __enter__(self) -> None:
+        for each in self._tables:
+            each.begin()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        for each in self._tables:
+            if kind is None:
+                each.commit()
+            else:
+                each.abort()

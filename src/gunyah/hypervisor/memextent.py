@@ -28,7 +28,7 @@ from gunyah.hypervisor import memextent_mapping
 from gunyah.hypervisor.addrspace import Addrspace, atomically
 from gunyah.hypervisor.errors import HypervisorError
 from gunyah.hypervisor.memdb import Owner, OwnerKind
-from gunyah.hypervisor.memextent_map import Piece, Slot
+from gunyah.hypervisor.memextent_map import Slot
 from gunyah.hypervisor.objects import KernelObject
 
 if TYPE_CHECKING:
@@ -319,15 +319,13 @@ class MemExtent(KernelObject):
 
     @staticmethod
     def _move_step(out: list[Slot], into: list[Slot], pa: int, size: int, lenient: bool) -> int:
-        found: list[tuple[Slot, Piece | None]] = []
-        for slot in (*out, *into):
-            piece, size = slot.find(pa, size)
-            found.append((slot, piece))
         old: dict[tuple[Addrspace, int], MappingAttributes] = {}
         new: dict[tuple[Addrspace, int], MappingAttributes] = {}
-        for i, (slot, piece) in enumerate(found):
-            if piece is not None and slot.addrspace is not None:
-                (old if i < len(out) else new)[slot.addrspace, pa + piece.delta] = piece.attributes
+        for slots, found in ((out, old), (into, new)):
+            for slot in slots:
+                piece, size = slot.find(pa, size)
+                if piece is not None and slot.addrspace is not None:
+                    found[slot.addrspace, pa + piece.delta] = piece.attributes
         for space, ipa in old:
             if (space, ipa) not in new:
                 space.tables.unmap(ipa, size, pa, reserve=lenient)

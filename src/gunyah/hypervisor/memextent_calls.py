@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["HANDLERS"]
 
 
+_DONATE = int(MemextentRight.DONATE)
+
+
 def memextent_modify(hv: Hypervisor, vcpu: Vcpu, extent: MemExtent, word: int, offset: int, size: int) -> None:
     """Unmap everywhere, zero, clean caches, or wait for the other cores (objects.md 3.4).
 
@@ -50,7 +53,7 @@ def memextent_configure_derive(
 
 def _extent(vcpu: Vcpu, capid: int) -> MemExtent:
     assert vcpu.cspace is not None
-    found = vcpu.cspace.lookup(capid, ObjectType.MEMEXTENT, int(MemextentRight.DONATE))
+    found = vcpu.cspace.lookup(capid, ObjectType.MEMEXTENT, _DONATE)
     assert isinstance(found, MemExtent)
     return found
 

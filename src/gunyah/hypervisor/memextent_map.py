@@ -7,6 +7,7 @@ attributes: for a basic extent the whole range at once, for a sparse one any pag
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from gunyah.abi.memory import MappingAttributes
@@ -37,10 +38,12 @@ class Slot:
         self.extent = extent
         self.addrspace: Addrspace | None = None
         self.pieces: list[Piece] = []
+        # Where each piece starts: to be searched without a call for every comparison.
+        self._starts: list[int] = []
 
     def _first(self, pa: int) -> int:
         """Index of the first piece that ends behind ``pa``."""
-        i = bisect_right(self.pieces, pa, key=_start)
+        i = bisect_right(self._starts, pa)
         return i - 1 if i and self.pieces[i - 1].end > pa else i
 
     def find(self, pa: int, size: int) -> tuple[Piece | None, int]:
@@ -61,7 +64,7 @@ class Slot:
     def matches(self, pa: int, size: int, ipa: int) -> bool:
         """True if all of [pa, pa + size) is mapped at [ipa, ...) in this slot."""
         at, end, delta = pa, pa + size, ipa - pa
-        for piece in self.pieces[self._first(pa) :]:
+        for piece in islice(self.pieces, self._first(pa), None):
             if piece.pa > at or piece.delta != delta:
                 return False
             at = piece.end
@@ -72,8 +75,9 @@ class Slot:
     def insert(self, addrspace: Addrspace, pa: int, size: int, ipa: int, attributes: MappingAttributes) -> None:
         """Record a mapping where none overlaps, and take a free slot for ``addrspace``; raises NOMEM."""
         self.extent.charge(PIECE_SIZE)
-        i = bisect_left(self.pieces, pa, key=_start)
+        i = bisect_left(self._starts, pa)
         self.pieces.insert(i, Piece(pa, pa + size, ipa - pa, attributes))
+        self._starts.insert(i, pa)
         if self.addrspace is None:
             self.addrspace = addrspace
             addrspace.slots.add(self)
@@ -82,7 +86,7 @@ class Slot:
         """Index range of the pieces that [pa, pa + size) touches, and what stays of the first and the last."""
         end = pa + size
         first = self._first(pa)
-        last = bisect_left(self.pieces, end, key=_start)
+        last = bisect_left(self._starts, end)
         head, tail = [], []
         if first < last:
             if self.pieces[first].pa < pa:
@@ -96,6 +100,7 @@ class Slot:
         if more > 0:
             self.extent.charge(more * PIECE_SIZE)
         self.pieces[first:last] = new
+        self._starts[first:last] = [piece.pa for piece in new]
         if more < 0:
             self.extent.refund(-more * PIECE_SIZE)
 
@@ -126,7 +131,3 @@ class Slot:
         if self.addrspace is not None:
             self.addrspace.slots.discard(self)
             self.addrspace = None
-
-
-def _start(piece: Piece) -> int:
-    return piece.pa

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterator
+from functools import lru_cache
+from sys import byteorder
 from typing import NamedTuple
 
 from gunyah.abi.errors import Error
@@ -54,6 +56,7 @@ _XN1 = 1 << 54
 
 # In a bit that the architecture leaves to software, so that no present descriptor is 0.
 _DEVICE = 1 << 55
+_DEVICE_PAGE = _DEVICE | PAGE & ~VALID
 
 _VTCR_RES1 = 1 << 31
 _VTCR_INNER_WRITE_BACK = 1 << 8
@@ -66,6 +69,7 @@ _RW = int(Access.RW)
 _R, _W, _X = int(Access.R), int(Access.W), int(Access.X)
 
 
+@lru_cache(maxsize=256)
 def encode_attributes(attributes: MappingAttributes) -> int:
     """Attribute bits of a stage-2 block or page descriptor; read and write follow the kernel access."""
     user, kernel, memtype = attributes
@@ -166,6 +170,8 @@ class Stage2:
         # IPA range of what has been made where nothing was, in the open transaction.
         self._fresh = (1 << ipa_bits, 0)
         self._decoded: dict[int, MappingAttributes] = {}
+        # What a last-level table translates (IPA over its span) -> the table, for those that were used lately.
+        self._pages: dict[int, int] = {}
         self.root = heap.allocate(self._root_pages)
         self._open(self.root, self._root_pages)
 
@@ -238,6 +244,7 @@ class Stage2:
         self._valid[table] = 0
 
     def _close(self, table: int) -> None:
+        self._pages.clear()
         del self._views[table]
         del self._valid[table]
         self.heap.free(table, self._root_pages if table == self.root else 1)
@@ -250,6 +257,7 @@ class Stage2:
 
     def _drop_tree(self, descriptor: int, level: int) -> None:
         """Give up the table that a descriptor of ``level`` points to, and all below it."""
+        self._pages.clear()
         table = descriptor & _ADDRESS
         if level + 1 < LAST_LEVEL and self._valid[table]:
             for entry in self._views[table]:
@@ -282,6 +290,40 @@ class Stage2:
 
     def _write_one(self, table: int, level: int, index: int, descriptor: int, ipa: int) -> None:
         self._write(table, level, index, array("Q", (descriptor,)), ipa)
+
+    def _write_page(self, table: int, index: int, descriptor: int, ipa: int) -> None:
+        """`_write` for one entry of a last-level table."""
+        view = self._views[table]
+        old = view[index]
+        if old == descriptor:
+            return
+        valid = self._valid[table]
+        self._undo.append((table, index, old.to_bytes(8, byteorder), valid))
+        if old:
+            view[index] = 0
+            self._invalidate(ipa, PAGE_SIZE)
+            valid -= 1
+        else:
+            start, end = self._fresh
+            self._fresh = min(start, ipa), max(end, ipa + PAGE_SIZE)
+        if descriptor:
+            view[index] = descriptor
+            valid += 1
+        self._valid[table] = valid
+
+    def _page_table(self, ipa: int) -> int:
+        """The last-level table that holds the entry of a page, or 0 if there is none."""
+        table = self._pages.get(ipa >> PAGE_SHIFT + STRIDE)
+        if table is None:
+            table, level = self.root, self.start_level
+            while level < LAST_LEVEL:
+                mask = (self._root_entries if table == self.root else ENTRIES) - 1
+                descriptor = self._views[table][ipa >> _shift(level) & mask]
+                if descriptor & _TYPE != TABLE:
+                    return 0
+                table, level = descriptor & _ADDRESS, level + 1
+            self._pages[ipa >> PAGE_SHIFT + STRIDE] = table
+        return table
 
     def _table_below(self, table: int, level: int, index: int, ipa: int, reserve: bool) -> int:
         """The next-level table of an entry: the one that is there, an empty one, or a block's equivalent in small."""
@@ -316,9 +358,16 @@ class Stage2:
         ``reserve``: use the heap's reserve, for restoring what stood there before.
         """
         self.check_range(ipa, size)
+        bits = encode_attributes(attributes)
+        if size == PAGE_SIZE and self._marks:
+            table = self._page_table(ipa)
+            if table:
+                # Cannot fail, so the transaction around it is enough.
+                output = pa | bits | (PAGE if self.heap.ram.contains(pa, PAGE_SIZE) else _DEVICE_PAGE)
+                self._write_page(table, ipa >> PAGE_SHIFT & ENTRIES - 1, output, ipa)
+                return
         self.begin()
         try:
-            bits = encode_attributes(attributes)
             for base, count, device in self._by_kind(pa, size):
                 start = ipa + base - pa
                 self._map(self.root, self.start_level, start, start + count, base | bits | device, reserve)
@@ -378,6 +427,14 @@ class Stage2:
         end = min(ipa + size, 1 << self.ipa_bits)
         if ipa >= end:
             return
+        if size == PAGE_SIZE and self._marks:
+            table = self._page_table(ipa)
+            # The last entry of a table takes the table with it: that is for the way through all levels.
+            if table and self._valid[table] > 1:
+                index = ipa >> PAGE_SHIFT & ENTRIES - 1
+                if pa is None or self._views[table][index] & _ADDRESS == pa:
+                    self._write_page(table, index, 0, ipa)
+                return
         self.begin()
         try:
             self._unmap(self.root, self.start_level, ipa, end, None if pa is None else pa - ipa, reserve)

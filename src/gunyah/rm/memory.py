@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from gunyah.abi.errors import Error
 from gunyah.abi.memory import (
@@ -59,8 +60,7 @@ def memtype_of(attribute: int) -> MapMemtype:
     return _MEMTYPES[MemAttribute(attribute)]
 
 
-@dataclass(frozen=True, slots=True)
-class Region:
+class Region(NamedTuple):
     """A physically contiguous piece: physical address, size in bytes, and the owner's IPA it came from."""
 
     pa: int
