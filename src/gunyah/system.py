@@ -71,7 +71,7 @@ class System:
         host: HostLoop | None = None,
         instruments: Sequence[Instrument] = (),
         reporter: Callable[[str], object] | None = None,
-        check: bool = False,
+        check: bool | Callable[[Hypervisor], Instrument] = False,
     ) -> None:
         if profile not in PROFILES:
             raise SystemFailure(f"profile {profile!r} is not one of {', '.join(sorted(PROFILES))}")
@@ -97,7 +97,8 @@ class System:
         if check:
             from gunyah.hypervisor.specification.checker import Checker
 
-            self.hypervisor.instruments.append(Checker(self.hypervisor))
+            checker = Checker if check is True else check
+            self.hypervisor.instruments.append(checker(self.hypervisor))
         self.rm = ResourceManager()
         self._primary: Primary = primary if primary is not None else LinuxPrimary()
         self.root: RootVm | None = None

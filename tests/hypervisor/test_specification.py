@@ -20,7 +20,7 @@ from gunyah.hypervisor.errors import HypervisorError
 from gunyah.hypervisor.memdb import MemoryDatabase
 from gunyah.hypervisor.objects import KernelObject
 from gunyah.hypervisor.specification import capabilities, ownership
-from gunyah.hypervisor.specification.checker import Checker, differences
+from gunyah.hypervisor.specification.checker import Checker, Divergence, differences
 from gunyah.hypervisor.specification.observe import observe
 from gunyah.hypervisor.specification.state import Extent, Slot, Space, Thing, World
 
@@ -216,7 +216,7 @@ class TestDivergence:
         monkeypatch.setattr(CSpace, "copy_from", generous)
         rig.call("cspace_copy_cap_from", rig.cspace, bell, rig.cspace, 1)
         assert checker.divergence is not None
-        first = checker.divergence.splitlines()
+        first = str(checker.divergence).splitlines()
         assert "cspace_copy_cap_from(" in first[0]
         assert "rights=1" in first[1]
         assert "rights=5" in first[1]
@@ -238,7 +238,7 @@ class TestDivergence:
         rig.hv.dispatcher = Dispatcher(rig.hv, {**calls.HANDLERS, "cspace_attach_thread": twice})
         rig.call("cspace_attach_thread", space, thread)
         assert checker.divergence is not None
-        assert "pins: expected 0, found 1" in checker.divergence
+        assert "pins: expected 0, found 1" in str(checker.divergence)
 
     def test_memory_with_two_takers(self, monkeypatch: pytest.MonkeyPatch) -> None:
         rig = RootRig()
@@ -249,7 +249,7 @@ class TestDivergence:
         rig.call("memextent_configure", other, CLAY, PAGE, 7)
         rig.call("object_activate", other)
         assert checker.divergence is not None
-        assert "MEMDB_NOT_OWNER" in checker.divergence
+        assert "MEMDB_NOT_OWNER" in str(checker.divergence)
 
     def test_an_object_that_is_still_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
         rig = RootRig()
@@ -258,7 +258,7 @@ class TestDivergence:
         monkeypatch.setattr(CSpace, "_forget", staticmethod(lambda capability: capability.object.capabilities.clear()))
         rig.call("cspace_delete_cap_from", rig.cspace, bell)
         assert checker.divergence is not None
-        assert "expected to be gone" in checker.divergence
+        assert "expected to be gone" in str(checker.divergence)
 
     def test_a_wrong_refusal(self, monkeypatch: pytest.MonkeyPatch) -> None:
         rig = RootRig()
@@ -268,14 +268,14 @@ class TestDivergence:
         monkeypatch.setattr(CSpace, "_wrong_type", lambda *_: wrong)
         rig.call("cspace_delete_cap_from", bell, bell)
         assert checker.divergence is not None
-        assert "CSPACE_WRONG_OBJECT_TYPE was expected" in checker.divergence
+        assert "CSPACE_WRONG_OBJECT_TYPE was expected" in str(checker.divergence)
 
     def test_after_the_first_one_nothing_is_checked_any_more(self) -> None:
         rig = RootRig()
         checker = checked(rig)
-        checker.divergence = "before"
+        before = checker.divergence = Divergence("before", ("something",), World(), World())
         rig.active("doorbell")
-        assert (checker.checked, checker.divergence) == (0, "before")
+        assert (checker.checked, checker.divergence) == (0, before)
 
     def test_every_kind_of_difference_is_named(self) -> None:
         thing = Thing(ObjectType.CSPACE, space=Space(3, {1: Slot(2, 1, True)}))

@@ -1,6 +1,7 @@
 """``gunyah run``: boot an arm64 kernel as the primary VM, or the system that a SYSTEM.toml describes.
 
-Exit status: 0 on PSCI SYSTEM_OFF, 3 on SYSTEM_RESET, 4 when ``--timeout`` ends it, 1 with one line on bad input.
+Exit status: 0 on PSCI SYSTEM_OFF, 3 on SYSTEM_RESET, 4 when ``--timeout`` ends it, 5 when ``--check`` finds the
+hypervisor where the specification does not allow it to be, 1 with one line on bad input.
 """
 
 from __future__ import annotations
@@ -61,12 +62,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dump-dtb", type=Path, metavar="F", help="write the device tree that the VM gets, and leave")
     parser.add_argument("--gdb", type=_port, metavar="PORT", help="serve gdb at this TCP port of the local host")
     parser.add_argument("--gdb-wait", action="store_true", help="with --gdb: run nothing before gdb resumes the VM")
+    parser.add_argument("--check", action="store_true", help="hold every hypercall against the specification")
     parser.add_argument("--trace", action="store_true", help="write a log of calls, messages and interrupts to stderr")
     parser.add_argument("--trace-out", type=Path, metavar="FILE", help="FILE.perfetto-trace, FILE.jsonl or a text log")
 
 
 def run(options: argparse.Namespace) -> int:
     """Boot; the exit status tells how it ended."""
+    from gunyah.cli.checks import checked
+
+    return checked(options, _run)
+
+
+def _run(options: argparse.Namespace) -> int:
     from gunyah.host.errors import HostError, reason
 
     if (options.system is None) == (options.kernel is None):
@@ -81,6 +89,7 @@ def run(options: argparse.Namespace) -> int:
             traces=asked_for(options),
             gdb=options.gdb,
             gdb_wait=options.gdb_wait,
+            check=options.check,
         )
     for name in ("kernel", "initrd", "dtb"):
         path: Path | None = getattr(options, name)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from gunyah.abi.types import VMID_HLOS
 from gunyah.host.control import ControlServer
@@ -25,6 +25,10 @@ from gunyah.host.trace_words import vm_name
 from gunyah.machine.pl011 import PL011
 from gunyah.native import NativePrimary
 from gunyah.system import System, SystemFailure
+
+if TYPE_CHECKING:
+    from gunyah.hypervisor.hypervisor import Hypervisor
+    from gunyah.hypervisor.instruments import Instrument
 
 __all__ = ["NativeHosted", "UartTerminal"]
 
@@ -106,6 +110,7 @@ class NativeHosted:
         traces: Sequence[Trace] = (),
         say: Callable[[str], object] = lambda line: None,
         reporter: Callable[[str], object] | None = None,
+        check: Callable[[Hypervisor], Instrument] | None = None,
     ) -> None:
         vm = description.primary
         assert vm.image is not None
@@ -130,6 +135,7 @@ class NativeHosted:
                 host=host,
                 instruments=traces,
                 reporter=reporter,
+                check=check or False,
             )
             self._stack.callback(self.system.close)
             self.terminal = polling.terminal = UartTerminal(self.loop, self.directory, primary.uart)

@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from gunyah.host.errors import HostError, reason
 from gunyah.host.loop import HostLoop
@@ -28,6 +28,9 @@ from gunyah.native import NativePrimary
 from gunyah.system import System, SystemFailure
 from gunyah.vmm.images import ImageError
 from gunyah.vmm.loader import LoadError
+
+if TYPE_CHECKING:
+    from gunyah.host.check import Check
 
 __all__ = ["EXIT_FAULT", "EXIT_OFF", "EXIT_RESET", "EXIT_TIMEOUT", "NativeRun", "run"]
 
@@ -62,6 +65,8 @@ class NativeRun:
     """Nothing of the VM runs before a gdb has come and resumes it."""
     trace: bool = False
     trace_out: Path | None = None
+    check: Check | None = None
+    """Holds every hypercall against the specification."""
 
 
 def run(options: Namespace) -> int:
@@ -80,7 +85,12 @@ def main(wanted: NativeRun) -> int:
         with ExitStack() as stack:
             traces = _traces(wanted, stack)
             system = System(
-                primary, profile=wanted.profile, memory=wanted.memory, vcpus=wanted.vcpus, instruments=traces
+                primary,
+                profile=wanted.profile,
+                memory=wanted.memory,
+                vcpus=wanted.vcpus,
+                instruments=traces,
+                check=wanted.check or False,
             )
             stack.callback(system.close)
             # The images are placed before anything is started, so that what does not fit is told at once.

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gunyah.host.errors import HostError
 from gunyah.host.hosted import HostedSystem
@@ -20,6 +20,9 @@ from gunyah.host.trace import Trace
 from gunyah.machine import board
 from gunyah.vmm.images import ImageError
 from gunyah.vmm.loader import LoadError
+
+if TYPE_CHECKING:
+    from gunyah.host.check import Check
 
 __all__ = ["EXIT_TIMEOUT", "run_system"]
 
@@ -35,14 +38,16 @@ def run_system(
     traces: Sequence[Trace] = (),
     gdb: int | None = None,
     gdb_wait: bool = False,
+    check: Check | None = None,
 ) -> int:
     """Boot and run until the end; the exit status. Raises HostError with one sentence for what is wrong.
 
-    ``gdb`` is a TCP port for gdb; with ``gdb_wait`` the VM that gdb will find stands still until it has come.
+    ``gdb`` is a TCP port for gdb; with ``gdb_wait`` the VM that gdb will find stands still until it has come. ``check``
+    holds every hypercall against the specification.
     """
     description = read_system_file(path)
     try:
-        with _hosted(description, traces) as hosted, ExitStack() as stack:
+        with _hosted(description, traces, check) as hosted, ExitStack() as stack:
             return _run(hosted, description, timeout, lambda: _serve_gdb(hosted, gdb, gdb_wait, stack))
     except (LoadError, ImageError) as error:
         raise HostError(f"{path}: {error}") from error
@@ -56,10 +61,13 @@ def _memory_of(description: SystemFile) -> int:
     return int(min(-(-wanted // _ALIGNMENT) * _ALIGNMENT, board.HLOS.size))
 
 
-def _hosted(description: SystemFile, traces: Sequence[Trace]) -> HostedSystem | NativeHosted:
+def _hosted(
+    description: SystemFile, traces: Sequence[Trace], check: Check | None = None
+) -> HostedSystem | NativeHosted:
     primary = description.primary
+    checked: Any = {} if check is None else {"check": check}
     if primary.kind == "native":
-        return NativeHosted(description, traces=traces, say=_say, reporter=_report)
+        return NativeHosted(description, traces=traces, say=_say, reporter=_report, **checked)
     return HostedSystem(
         traces=traces,
         description=description,
@@ -70,6 +78,7 @@ def _hosted(description: SystemFile, traces: Sequence[Trace]) -> HostedSystem | 
         seed=description.seed,
         vcpus=description.cores,
         memory=_memory_of(description),
+        **checked,
     )
 
 

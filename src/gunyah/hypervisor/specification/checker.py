@@ -7,6 +7,7 @@ call, which makes a run some hundred times slower.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gunyah.abi.errors import Error
@@ -14,16 +15,45 @@ from gunyah.abi.hypercalls import Hypercall
 from gunyah.hypervisor.instruments import Instrument, NamedCall, NamedVcpu
 from gunyah.hypervisor.specification.calls import Forbidden, Step, after, demanded
 from gunyah.hypervisor.specification.observe import Observer
-from gunyah.hypervisor.specification.state import World
+from gunyah.hypervisor.specification.state import World, thing_lines
 from gunyah.hypervisor.vcpu import Vcpu
 
 if TYPE_CHECKING:
     from gunyah.hypervisor.hypervisor import Hypervisor
 
-__all__ = ["Checker", "differences"]
+__all__ = ["Checker", "Divergence", "differences"]
 
 _LATER = frozenset({"vcpu_run", "vcpu_poweroff", "scheduler_yield"})
 """Calls that others run between entry and answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """A call after which the hypervisor is not in the state that the specification demands."""
+
+    call: str
+    """The call with its arguments, results and caller."""
+    different: tuple[str, ...]
+    """What is different, a sentence each."""
+    expected: World
+    found: World
+
+    @property
+    def headline(self) -> str:
+        """All of it in one sentence."""
+        return f"{self.call} diverges from the specification: {self.different[0]}"
+
+    def __str__(self) -> str:
+        return "\n".join(
+            [
+                f"{self.call} diverges from the specification",
+                *self.different,
+                "-- the state that the specification allows:",
+                *_state(self.expected),
+                "-- the state that was found:",
+                *_state(self.found),
+            ]
+        )
 
 
 def differences(expected: World, found: World) -> Iterator[str]:
@@ -66,7 +96,7 @@ class Checker(Instrument):
         self._before = World()
         self._native = True
         self.checked = 0
-        self.divergence: str | None = None
+        self.divergence: Divergence | None = None
 
     def hypercall_enter(self, vcpu: NamedVcpu, call: NamedCall, args: Sequence[int], ticks: int) -> None:
         """Read the state before the call."""
@@ -138,28 +168,13 @@ class Checker(Instrument):
         different: Sequence[str],
     ) -> None:
         shown = f"{call.name}({', '.join(f'{value:#x}' for value in args)}) = {', '.join(map(hex, results))} by {vcpu}"
-        lines = [
-            f"{shown} diverges from the specification",
-            *different,
-            "-- the state that the specification allows:",
-            *_state(expected),
-            "-- the state that was found:",
-            *_state(found),
-        ]
-        self.divergence = "\n".join(lines)
-        self._hv.stop("divergence", f"{lines[0]}: {different[0]}")
+        self.divergence = Divergence(shown, tuple(different), expected, found)
+        self._hv.stop("divergence", self.divergence.headline)
 
 
 def _state(world: World) -> Iterator[str]:
     for serial, thing in sorted(world.things.items()):
-        held = f" holds {list(thing.holds)}" if thing.holds else ""
-        yield f"  #{serial} {thing.kind.value} {thing.state.name}{held} pins {thing.pins}"
-        if thing.extent is not None:
-            extent = thing.extent
-            yield f"      {extent.base:#x}+{extent.size:#x} {'sparse' if extent.sparse else 'basic'} of {extent.parent}"
-        if thing.space is not None:
-            for capid, slot in sorted(thing.space.slots.items(), key=lambda item: item[1].thing):
-                what = f"#{slot.thing} rights {slot.rights:#x}" if slot.valid else "revoked"
-                yield f"      {capid:#x}: {what}{' master' if slot.master else ''}"
+        for line in thing_lines(serial, thing):
+            yield f"  {line}"
     for start, end, owner in world.owners:
         yield f"  {start:#x}..{end:#x} {owner}"

@@ -5,12 +5,12 @@ All of it is immutable; a rule makes a new state from an old one. Objects are na
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from gunyah.abi.objects import ObjectState, ObjectType
 
-__all__ = ["Extent", "Owner", "Slot", "Space", "Thing", "World"]
+__all__ = ["Extent", "Owner", "Slot", "Space", "Thing", "World", "thing_lines"]
 
 Owner = int | str
 """Serial of an extent, or a name for whatever else owns memory ("partition root", "allocator root", ...)."""
@@ -100,3 +100,22 @@ class World:
     def with_space(self, serial: int, **fields: object) -> World:
         """The world with some fields of one capability space changed."""
         return self.change(serial, space=replace(self.space(serial), **fields))  # type: ignore[arg-type]
+
+
+def thing_lines(serial: int, thing: Thing) -> Iterator[str]:
+    """A thing in words: what it is, its memory, its slots."""
+    held = f" holds {', '.join(f'#{each}' for each in thing.holds)}" if thing.holds else ""
+    pins = f" pins {thing.pins}" if thing.pins else ""
+    vmid = f" VMID {thing.vmid}" if thing.vmid else ""
+    yield f"#{serial} {thing.kind.value} {thing.state.name}{vmid}{held}{pins}"
+    if thing.extent is not None:
+        extent = thing.extent
+        attached = ", attached" if extent.attached else ""
+        parent = f" of #{extent.parent}" if extent.parent is not None else ""
+        kind = "sparse" if extent.sparse else "basic"
+        yield f"    {extent.base:#x}+{extent.size:#x} {kind}, access {extent.access:#x}{parent}{attached}"
+    if thing.space is not None:
+        yield f"    at most {thing.space.limit} capabilities"
+        for capid, slot in sorted(thing.space.slots.items(), key=lambda item: item[1].thing):
+            what = f"#{slot.thing} rights {slot.rights:#x}" if slot.valid else "revoked"
+            yield f"    {capid:#x}: {what}{' master' if slot.master else ''}"
