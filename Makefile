@@ -1,5 +1,5 @@
 # One entry point for people and CI. Needs Python 3.11+ with pip, make and git; everything else goes into .venv in this clone.
-#   make demo | test | bench | soak | lint | docs        (PYTHON=python3.12 picks an interpreter, PYTEST_ARGS adds to make test)
+#   make demo | test | bench | soak | lint | docs | coverage | mutation   (PYTHON=python3.12 picks an interpreter, PYTEST_ARGS adds to make test)
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,11 +11,12 @@ PYTEST_ARGS ?=
 MINUTES ?= 1
 BOOTS ?= 20
 FUZZ_ARGS ?=
+MUTATION_ARGS ?=
 # uv installs faster where it is at hand; pip does everywhere.
 PIP_INSTALL := $(if $(shell command -v uv 2>/dev/null),uv pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench soak fuzz lint docs clean
+.PHONY: help demo test bench soak fuzz coverage mutation lint docs clean
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST))
@@ -54,6 +55,15 @@ $(FUZZ): $(DEV)
 
 fuzz: $(FUZZ) ## Hostile VMs against the hypervisor for MINUTES=1 minutes; failing runs are shrunk and kept in fuzz-corpus/.
 	@$(BIN)/python -m tools.fuzz --minutes $(MINUTES) $(FUZZ_ARGS)
+
+coverage: $(DEV) ## Run all tests and show which branches of the hypervisor they take; fails below 95 %.
+	@rm -f .coverage .coverage.*
+	@COVERAGE_CORE=ctrace $(BIN)/python -m coverage run -m pytest -n 2 $(PYTEST_ARGS); tests=$$?; \
+	  $(BIN)/python -m coverage combine --quiet && $(BIN)/python -m tools.branches && exit $$tests
+
+mutation: $(DEV) ## Change the ownership and capability modules in a copy, one mistake at a time; fails if the tests see less than 85 %.
+	@$(BIN)/python -c 'import mutmut' 2>/dev/null || $(PIP_INSTALL) --editable '.[mutation]'
+	@$(BIN)/python -m tools.mutation $(MUTATION_ARGS)
 
 lint: $(DEV) ## Style (ruff) and types (mypy --strict).
 	@$(BIN)/ruff check .
