@@ -26,12 +26,19 @@ _WAIT, _OFF, _RESET = (
     int(VcpuRunState.POWERED_OFF),
     int(VcpuRunState.PSCI_SYSTEM_RESET),
 )
+_READY: Final = int(VcpuRunState.READY)
 _FAULT: Final = int(VcpuRunState.FAULT)
 _NO_VIRQ = 0xFFFF_FFFF
+_TURN_TICKS: Final = 62_500
+"""How long a guest that accesses devices keeps the CPU (1 ms): a change of VMs costs both their cached translations."""
 
 
 class VcpuLoop:
-    """One vCPU. ``exits`` counts what stopped it, by VcpuRunState; while ``busy()``, other VMs go first."""
+    """One vCPU. ``exits`` counts what stopped it, by VcpuRunState; while ``busy()``, other VMs go first.
+
+    ``give_way`` is called when the vCPU has used up its time: the owner's VMs that the hypervisor schedules come below
+    the owner, and would get nothing of a core that it fills with vCPUs that it runs itself.
+    """
 
     def __init__(
         self,
@@ -41,8 +48,10 @@ class VcpuLoop:
         bus: MmioBus,
         name: str,
         busy: Callable[[], bool] = lambda: False,
+        give_way: Callable[[], object] = lambda: None,
     ) -> None:
         self._busy = busy
+        self._give_way = give_way
         self._services = services
         self._hyp = hyp
         self._capability = vcpu.cap_id
@@ -97,7 +106,8 @@ class VcpuLoop:
     def _run(self) -> None:
         run, bus, exits = self._hyp.vcpu_run, self._bus, self.exits
         scheduler, capability = self._services.scheduler, self._capability
-        answer = 0
+        clock = self._services.cpu.ticks
+        answer, turn_ends = 0, 0
         while not self._stopping:
             if self._paused:
                 self._sleep()
@@ -125,8 +135,13 @@ class VcpuLoop:
                 self._sleep()
             elif state in (_RESET, _FAULT):
                 return
+            elif state == _READY:
+                self._give_way()
             if self._busy():
                 # A reply is due: without this RM waits until the time slice of a guest that never sleeps is over.
                 self._hyp.scheduler_yield()
+            elif state in (_READ, _WRITE) and clock() < turn_ends:
+                continue
             # Other tasks, and whoever shares the process with this VM, come between two exits of a busy guest.
             scheduler.yield_()
+            turn_ends = clock() + _TURN_TICKS
