@@ -169,3 +169,38 @@ def test_what_the_public_rm_lacks_is_a_deviation(replay: Any) -> None:
     result = replay(rm_rpc_later=steps)
     assert (result["failed"], result["deviations"]) == (0, 3)
     assert all("rm-rpc.md" in step["reason"] for step in result["deviation_steps"])
+
+
+def test_owner_and_secondary_vm_speak_in_turns(replay: Any) -> None:
+    """No field says who asks: VMIDs, consoles and what came before do."""
+    chars, mine = 0x5610_0080, ((1, 0x42, 962), (0, 0x43, 0), (2, 0x44, 963), (3, 0x44, 964))
+    listed = b"".join(struct.pack("<BxHIIQIIQQ", kind, 3, 0, label, 77, 0, virq, 0, 0) for kind, label, virq in mine)
+    exited = struct.pack("<HHI", OWN, 0, 4).hex() + words(0)
+    talk = [
+        request(GET_VMID, "", words(0, OWN)),
+        request(GET_STATE, words(0), words(0, 3)),
+        request(RESOURCES, words(3), words(0, 4) + listed.hex()),
+        request(OPEN, words(0), words(0)),
+        request(WRITE, struct.pack("<HH2s", 0, 2, b"no").hex(), words(0)),
+        request(OPEN, words(OWN), words(0), "owner: OPEN"),
+        notification(chars, struct.pack("<HH2s", 0, 2, b"ho").hex()),
+        request(WRITE, struct.pack("<HH2s", OWN, 2, b"ho").hex(), words(0)),
+        notification(chars, struct.pack("<HH2s", OWN, 2, b"hi").hex()),
+        request(WRITE, struct.pack("<HH2s", 0, 2, b"hi").hex(), words(0), "svm: WRITE"),
+        request(OPEN, words(OWN), words(3), "svm: OPEN"),
+        request(GET_VMID, "", words(0, 3)),
+        request(GET_VMID, "", words(0, OWN)),
+        request(EXIT, words(0), None),
+        status(9),
+        notification(0x5610_0001, exited),
+        request(GET_STATE, words(OWN), words(0, 9)),
+        status(0xA),
+        notification(0x5110_0012, words(0, OWN, 0)),
+        status(0xB),
+        request(RESET, words(OWN), words(0)),
+        request(RECLAIM, words(0, 0), words(0)),
+        request(DEALLOCATE, words(OWN), words(0)),
+    ]
+    result = replay(rm_rpc_both=life(talk))
+    assert result["failures"] == []
+    assert result["passed"] == len(life(talk))

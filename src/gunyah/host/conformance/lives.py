@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gunyah.abi.errors import RmError
+from gunyah.abi.rm.messages import MessageId
+from gunyah.host.conformance.askers import PRIMARY, SECONDARY
 from gunyah.host.conformance.vectors import RmStep, Scenario, Step
 
 __all__ = ["died", "lives"]
@@ -23,6 +25,16 @@ def died(step: Step) -> bool:
     )
 
 
+def _left(scenario: Scenario, step: Step) -> bool:
+    """A secondary VM ended itself, which is not answered; the primary VM that replays goes on."""
+    return (
+        scenario.role == PRIMARY
+        and isinstance(step, RmStep)
+        and step.vm == SECONDARY
+        and step.message == MessageId.VM_EXIT
+    )
+
+
 def lives(scenario: Scenario) -> list[Scenario]:
     """``scenario`` cut behind each step that RM did not survive, as far as later steps were answered."""
     parts: list[list[Step]] = [[]]
@@ -30,6 +42,6 @@ def lives(scenario: Scenario) -> list[Scenario]:
     for step in scenario.steps:
         if dead and not died(step):
             parts.append([])
-        dead = died(step)
+        dead = died(step) and not _left(scenario, step)
         parts[-1].append(step)
     return [replace(scenario, steps=tuple(part)) for part in parts]

@@ -6,7 +6,7 @@ it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from gunyah.abi import smccc
 from gunyah.abi.hypercalls import BY_NAME
@@ -24,7 +24,7 @@ from gunyah.host.conformance.monitor import Monitor
 from gunyah.host.conformance.rpc import RmClient
 from gunyah.host.conformance.vectors import RmStep
 
-__all__ = ["RecordedGuest", "own_exit", "run_to_its_end", "uses_psci"]
+__all__ = ["Driver", "RecordedGuest", "own_exit", "uses_psci"]
 
 PSCI_ENDS = frozenset({ExitType.PLATFORM_OFF, ExitType.PLATFORM_RESET, ExitType.PSCI_SYSTEM_RESET2})
 OWN_ENDS = PSCI_ENDS | {ExitType.VM_EXIT}
@@ -52,16 +52,25 @@ def uses_psci(steps: Sequence[RmStep], vmid: int) -> bool:
 
 
 class RecordedGuest:
-    """One VM's boot vCPU. ``end`` is set when the time has come; a VM that never ends by itself just waits."""
+    """One VM's boot vCPU. ``end`` is set when the time has come, ``job`` when the recording has a request of its own; a
+    VM that does nothing just waits."""
 
-    def __init__(self, ends_by_itself: bool) -> None:
-        self.ends_by_itself = ends_by_itself
+    def __init__(self, active: bool) -> None:
+        self.active = active
         self.end: VmExited | None = None
+        self.job: Callable[[Monitor, RmClient], None] | None = None
 
     def program(self, cpu: Cpu, x0: int) -> None:
         monitor = Monitor(cpu)
-        while self.ends_by_itself and self.end is None:
-            monitor.hypercall(BY_NAME["scheduler_yield"].number)
+        client: RmClient | None = None
+        while self.active and self.end is None:
+            if self.job is None:
+                monitor.hypercall(BY_NAME["scheduler_yield"].number)
+                continue
+            if client is None:
+                client = _client(monitor, x0)
+            self.job(monitor, client)
+            self.job = None
         if self.end is not None:
             self._leave(monitor, x0, self.end)
         while True:
@@ -79,10 +88,14 @@ class RecordedGuest:
             function = smccc.PSCI_SYSTEM_RESET2_64 if wide else smccc.PSCI_SYSTEM_RESET2_32
             _psci(monitor.cpu, function, kind, high << 32 | low)
         else:
-            tree = fdt.parse(monitor.cpu.read(x0, fdt.total_size(monitor.cpu.read(x0, 40))))
-            tx, rx = next(tree.find_compatible("gunyah-resource-manager")).u64s("reg")
-            client = RmClient(monitor, tx, rx, x0 + SCRATCH_OFFSET)
-            client.request(MessageId.VM_EXIT, VmExit(common & 0xFFFF, common >> 16 & 0xFF).pack())
+            _client(monitor, x0).request(MessageId.VM_EXIT, VmExit(common & 0xFFFF, common >> 16 & 0xFF).pack())
+
+
+def _client(monitor: Monitor, x0: int) -> RmClient:
+    """RM as the device tree at IPA ``x0`` names it."""
+    tree = fdt.parse(monitor.cpu.read(x0, fdt.total_size(monitor.cpu.read(x0, 40))))
+    tx, rx = next(tree.find_compatible("gunyah-resource-manager")).u64s("reg")
+    return RmClient(monitor, tx, rx, x0 + SCRATCH_OFFSET)
 
 
 def _psci(cpu: Cpu, function: int, *arguments: int) -> None:
@@ -91,17 +104,28 @@ def _psci(cpu: Cpu, function: int, *arguments: int) -> None:
     cpu.hvc(0)
 
 
-def run_to_its_end(monitor: Monitor, client: RmClient, vmid: int) -> None:
-    """Give the VM the time it needs to end; a proxy-scheduled vCPU is run by its owner (rm-behaviour.md 5.3)."""
-    reply = client.request(MessageId.VM_GET_HYP_RESOURCES, VmidWord(vmid).pack()).payload
-    vcpus = []
-    if reply[:4] == bytes(4):
-        listed = HypResourcesReply.unpack(reply[4:]).resources
-        vcpus = [r for r in listed if r.type == ResourceType.VIRTUAL_CPU and r.label == 0 and r.virq != U32]
-    run, give = BY_NAME["vcpu_run"].number, BY_NAME["scheduler_yield"].number
-    for _ in range(TURNS):
-        if vcpus:
-            x = monitor.hypercall(run, vcpus[0].cap_id, 0, 0, 0, 0)
+class Driver:
+    """Gives a VM the time it needs; a proxy-scheduled vCPU is run by its owner (rm-behaviour.md 5.3)."""
+
+    def __init__(self, monitor: Monitor, client: RmClient, vmid: int) -> None:
+        self._monitor = monitor
+        self._vcpu: int | None = None
+        reply = client.request(MessageId.VM_GET_HYP_RESOURCES, VmidWord(vmid).pack()).payload
+        for entry in HypResourcesReply.unpack(reply[4:]).resources if reply[:4] == bytes(4) else ():
+            if entry.type == ResourceType.VIRTUAL_CPU and entry.label == 0 and entry.virq != U32:
+                self._vcpu = entry.cap_id
+
+    def turn(self) -> bool:
+        """Let the VM go on for a while; False when it is over."""
+        if self._vcpu is not None:
+            x = self._monitor.hypercall(BY_NAME["vcpu_run"].number, self._vcpu, 0, 0, 0, 0)
             if x[0] or x[1] in (VcpuRunState.POWERED_OFF, VcpuRunState.PSCI_SYSTEM_RESET):
+                return False
+        self._monitor.hypercall(BY_NAME["scheduler_yield"].number)
+        return True
+
+    def to_the_end(self) -> None:
+        """Until the VM is over, or long enough for one that another core runs."""
+        for _ in range(TURNS):
+            if not self.turn():
                 break
-        monitor.hypercall(give)

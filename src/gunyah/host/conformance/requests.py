@@ -16,10 +16,12 @@ from gunyah.abi.hypercalls import BY_NAME
 from gunyah.abi.layout import PayloadError
 from gunyah.abi.rm import MESSAGES, message_name
 from gunyah.guest.cpu import GuestAbort, Program
+from gunyah.host.conformance.askers import PRIMARY, SECONDARY
 from gunyah.host.conformance.judge import new_capability_fault
 from gunyah.host.conformance.monitor import Monitor, PrimaryEnvironment
 from gunyah.host.conformance.names import rm_error_word
-from gunyah.host.conformance.recorded_guest import RecordedGuest, own_exit, run_to_its_end
+from gunyah.host.conformance.parties import GuestParty, Party
+from gunyah.host.conformance.recorded_guest import Driver, RecordedGuest, own_exit
 from gunyah.host.conformance.rpc import TURNS, Message, NoAnswer, RmClient
 from gunyah.host.conformance.secondary_view import Desk, orders
 from gunyah.host.conformance.vectors import RmStep, Scenario
@@ -28,9 +30,11 @@ from gunyah.host.conformance.vm_image import placement
 
 __all__ = ["RmReplay"]
 
+VM_START = 0x5600_0004
 GET_VMID = 0x5600_0024
 GET_HYP_RESOURCES = 0x5600_0020
 IRQ_LEND = 0x5600_0051
+VM_EXIT = 0x5600_0085
 IRQ_HANDLE_FIRST = frozenset({0x5600_0050, 0x5600_0052, 0x5600_0053, 0x5600_0054, 0x5610_0012, 0x5610_0013})
 """Messages whose payload begins with an IRQ handle."""
 IRQ_LENT = 0x5610_0011
@@ -70,12 +74,15 @@ class RmReplay:
         self._register = register
         self._handles: dict[int, int] = {}
         self._guests: dict[int, RecordedGuest] = {}
+        self._here: Party
+        self._started: GuestParty | None = None
         self._desk = desk
         self._orders = orders(self._steps, vmid) if desk is not None else {}
         self.verdicts: list[Verdict] = []
 
     def perform(self, monitor: Monitor, environment: PrimaryEnvironment) -> None:
         client = RmClient(monitor, environment.tx, environment.rx, environment.scratch)
+        self._here = Party(monitor, client)
         pending: list[tuple[RmStep, Verdict]] = []
         for index, step in enumerate(self._steps):
             verdict = Verdict(self._scenario.file, step)
@@ -86,10 +93,20 @@ class RmReplay:
                 continue
             self._others_do_their_part(monitor, client, index, [waiting for waiting, _ in pending])
             self._prepare_memory(monitor, index)
-            self._request(monitor, client, step, verdict)
-            self._settle(client, pending)
+            self._request(self._party(step), step, verdict)
+            self._note_start(step)
+            self._settle(pending)
         self._others_do_their_part(monitor, client, len(self._steps), [waiting for waiting, _ in pending])
-        self._settle(client, pending)
+        self._settle(pending)
+
+    def _party(self, step: RmStep) -> Party:
+        """Who makes this request: the replaying VM, or the one it started last."""
+        return self._started if self._started is not None and step.vm == SECONDARY else self._here
+
+    def _note_start(self, step: RmStep) -> None:
+        vmid = int.from_bytes(step.payload[:2], "little")
+        if step.message == VM_START and step.reply == bytes(4) and vmid in self._guests:
+            self._started = GuestParty(self._here, self._guests[vmid], vmid)
 
     def _others_do_their_part(
         self, monitor: Monitor, client: RmClient, index: int, notifications: Sequence[RmStep]
@@ -100,7 +117,7 @@ class RmReplay:
             guest = self._guests.get(end.vmid) if end is not None else None
             if end is not None and guest is not None:
                 guest.end = end
-                run_to_its_end(monitor, client, end.vmid)
+                Driver(monitor, client, end.vmid).to_the_end()
         if self._desk is None or index not in self._orders:
             return
         self._desk.waiting.extend(self._orders[index])
@@ -109,9 +126,9 @@ class RmReplay:
                 return
             monitor.hypercall(BY_NAME["scheduler_yield"].number)
 
-    def _settle(self, client: RmClient, pending: list[tuple[RmStep, Verdict]]) -> None:
+    def _settle(self, pending: list[tuple[RmStep, Verdict]]) -> None:
         for step, verdict in pending:
-            got = client.wait_notification()
+            got = self._party(step).do(lambda _, client: client.wait_notification())
             if got is None:
                 verdict.fail(Trouble.NO_REPLY, _words(step.message, step.payload), "no notification")
             else:
@@ -120,11 +137,14 @@ class RmReplay:
 
     # -- requests ------------------------------------------------------------------------------------------------------
 
-    def _request(self, monitor: Monitor, client: RmClient, step: RmStep, verdict: Verdict) -> None:
+    def _request(self, party: Party, step: RmStep, verdict: Verdict) -> None:
+        payload = self._translate(step)
         try:
-            reply = client.request(step.message, self._translate(step)).payload
+            reply = party.do(lambda _, client: client.request(step.message, payload)).payload
         except NoAnswer as silence:
-            verdict.fail(Trouble.NO_REPLY, step.err, "no reply", str(silence))
+            # A VM that ends itself gets no answer: that is what it asked for.
+            if not (party is self._started and step.message == VM_EXIT and step.reply is None):
+                verdict.fail(Trouble.NO_REPLY, step.err, "no reply", str(silence))
             return
         except GuestAbort as abort:
             verdict.fail(Trouble.STOPPED, step.err, f"abort esr={abort.esr:#x}", str(abort))
@@ -135,16 +155,16 @@ class RmReplay:
             return
         error = int.from_bytes(reply[:4], "little")
         if step.reply is None:
-            self._judge_survivor(client, step, error, verdict)
+            self._judge_survivor(party, step, error, verdict)
             return
         expected = int.from_bytes(step.reply[:4], "little")
         if error != expected:
             trouble = Trouble.UNIMPLEMENTED if error == RmError.UNIMPLEMENTED else Trouble.WRONG_ERROR
             verdict.fail(trouble, rm_error_word(expected), rm_error_word(error))
             return
-        self._judge_reply(monitor, step, reply, verdict)
+        self._judge_reply(party, step, reply, verdict)
 
-    def _judge_survivor(self, client: RmClient, step: RmStep, error: int, verdict: Verdict) -> None:
+    def _judge_survivor(self, party: Party, step: RmStep, error: int, verdict: Verdict) -> None:
         named = RmError.__members__.get(step.err)
         if named is not None and error != named:
             verdict.fail(Trouble.WRONG_ERROR, step.err, rm_error_word(error))
@@ -152,11 +172,11 @@ class RmReplay:
             verdict.fail(Trouble.CRASHED, "an error", "OK", "the reference's RM died here")
         else:
             try:
-                client.request(GET_VMID, b"")
+                party.do(lambda _, client: client.request(GET_VMID, b""))
             except NoAnswer as silence:
                 verdict.fail(Trouble.CRASHED, "an answer afterwards", "no reply", str(silence))
 
-    def _judge_reply(self, monitor: Monitor, step: RmStep, reply: bytes, verdict: Verdict) -> None:
+    def _judge_reply(self, party: Party, step: RmStep, reply: bytes, verdict: Verdict) -> None:
         assert step.reply is not None
         expected = step.reply
         if step.message == IRQ_LEND and len(reply) == 8 and len(expected) == 8:
@@ -166,22 +186,13 @@ class RmReplay:
             start, size, offset = CAPABILITY_FIELDS[step.message]
             for field in range(start + offset, min(len(reply), len(expected)) - 7, size):
                 capability = int.from_bytes(reply[field : field + 8], "little")
-                fault = self._capability_fault(monitor, capability)
+                fault = _capability_fault(party, capability)
                 if fault:
                     verdict.fail(Trouble.WRONG_VALUE, "a valid capability id", fault)
                     return
                 reply = reply[:field] + expected[field : field + 8] + reply[field + 8 :]
         if reply != expected:
             verdict.fail(Trouble.WRONG_MESSAGE, expected[4:].hex() or "no data", reply[4:].hex() or "no data")
-
-    def _capability_fault(self, monitor: Monitor, capability: int) -> str:
-        """An id is valid when a call that this VM has no right to make says so, and not that there is no such
-        capability."""
-        fault = new_capability_fault(capability, {})
-        if fault:
-            return fault
-        error = monitor.hypercall(BY_NAME["object_activate"].number, capability, 0)[0]
-        return f"{capability:#x}, which is no capability: {Error(error).name}" if error in INVALID else ""
 
     def _translate(self, step: RmStep) -> bytes:
         """The payload with recorded handles replaced by those given here."""
@@ -209,12 +220,23 @@ class RmReplay:
         if place is None:
             return
         ends = [own_exit(step) for step in self._steps[index:]]
-        guest = RecordedGuest(any(end is not None and end.vmid == place.vmid for end in ends))
+        speaks = self._scenario.role == PRIMARY and any(step.vm == SECONDARY for step in self._steps)
+        guest = RecordedGuest(speaks or any(end is not None and end.vmid == place.vmid for end in ends))
         self._guests[place.vmid] = guest
         image = pyimage.pack(self._register("recorded secondary VM", guest.program))
         for offset, data in ((place.image_offset, image), (place.tree_offset, place.tree)):
             for address, part in place.spread(offset, data):
                 monitor.cpu.write(address, part)
+
+
+def _capability_fault(party: Party, capability: int) -> str:
+    """Why an id is none: a call that this VM has no right to make must say so, not that there is no such capability."""
+    fault = new_capability_fault(capability, {})
+    if fault:
+        return fault
+    number = BY_NAME["object_activate"].number
+    error = party.do(lambda monitor, _: monitor.hypercall(number, capability, 0)[0])
+    return f"{capability:#x}, which is no capability: {Error(error).name}" if error in INVALID else ""
 
 
 def _well_formed(step: RmStep) -> bool:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from gunyah.abi.errors import RmError
 from gunyah.abi.rm import message_name
+from gunyah.host.conformance.askers import PRIMARY, SECONDARY, askers, named_asker
 
 __all__ = [
     "CallStep",
@@ -34,10 +34,6 @@ __all__ = [
 Kind = str
 """``calls``, ``rm``, ``machine`` or ``environment``."""
 
-VM_ALLOCATE = 0x5600_0001
-GET_OWNER = 0x5600_0015
-GET_VMID = 0x5600_0024
-CONSOLE_OPEN = 0x5600_0081
 RM_KEYS = ("rm_rpc", "svm_lifecycle")
 INSTRUCTION = re.compile(r"(hvc|smc) #(0x[0-9a-fA-F]+|\d+)")
 TOKEN = re.compile(r"\$\w+")
@@ -91,6 +87,8 @@ class RmStep:
     reply: bytes | None
     err: str
     note: str
+    vm: str = ""
+    """Whose request or notification it is: ``pvm`` or ``svm``."""
 
     @property
     def call(self) -> str:
@@ -150,8 +148,7 @@ def load(path: Path) -> VectorFile:
         if key == "hypercalls" or _looks_like_calls(value):
             scenarios += _call_scenarios(path, value, key)
         elif key.startswith(RM_KEYS) or _looks_like_rm(value):
-            steps = tuple(_rm_step(path, key, index, entry) for index, entry in enumerate(_list(path, key, value)))
-            scenarios.append(Scenario(path.name, key, "rm", _asking_vm(steps), steps))
+            scenarios.append(_rm_scenario(path, key, value))
         elif isinstance(value, dict) and value:
             kind = "environment" if key.endswith("_env") else "machine"
             role = "root" if key.startswith("root") else "svm" if key.startswith("svm") else "pvm"
@@ -170,35 +167,13 @@ def load(path: Path) -> VectorFile:
     return VectorFile(path, tuple(scenarios), stack if isinstance(stack, dict) else {})
 
 
-def _asking_vm(steps: Sequence[RmStep]) -> str:
-    """Whose requests these are: what RM says only to a secondary VM decides, and before all else the VMID it tells."""
-    for sign in (_vmid_says, _owner_says, _rights_say):
-        for step in steps:
-            role = sign(step) if step.kind == "request" and step.reply is not None and len(step.reply) >= 4 else ""
-            if role:
-                return role
-    return "pvm"
-
-
-def _vmid_says(step: RmStep) -> str:
-    known = step.message == GET_VMID and step.reply is not None and step.reply[:4] == bytes(4)
-    return "" if not known or step.reply is None else "pvm" if step.reply[4:6] == b"\3\0" else "svm"
-
-
-def _owner_says(step: RmStep) -> str:
-    """The primary VM's owner is RM, a secondary VM's the primary VM (rm-rpc.md 7)."""
-    known = step.message == GET_OWNER and step.reply is not None and step.reply[:4] == bytes(4)
-    return "" if not known or step.reply is None else "pvm" if step.reply[4:6] == b"\xff\0" else "svm"
-
-
-def _rights_say(step: RmStep) -> str:
-    """Who creates VMs, and who has a console of its own (rm-rpc.md 6 and 10)."""
-    error = int.from_bytes(step.reply[:4], "little") if step.reply is not None else RmError.UNIMPLEMENTED
-    if step.message == VM_ALLOCATE and len(step.payload) == 4:
-        return "svm" if error == RmError.DENIED else "pvm"
-    if step.message == CONSOLE_OPEN and step.payload == bytes(4):
-        return "svm" if error == RmError.OK else "pvm"
-    return ""
+def _rm_scenario(path: Path, key: str, value: object) -> Scenario:
+    """Requests of one VM, or of the primary VM and the one it starts: then the primary VM is the one that replays."""
+    read = [_rm_step(path, key, index, entry) for index, entry in enumerate(_list(path, key, value))]
+    who = askers([(step.kind, step.message, step.payload, step.reply, step.vm) for step in read])
+    steps = tuple(replace(step, vm=vm) for step, vm in zip(read, who, strict=True))
+    role = SECONDARY if steps and all(step.vm == SECONDARY for step in steps) else PRIMARY
+    return Scenario(path.name, key, "rm", role, steps)
 
 
 def _looks_like_calls(value: object) -> bool:
@@ -318,6 +293,7 @@ def _rm_step(path: Path, key: str, index: int, raw: object) -> RmStep:
         reply=_hex(path, where, "reply", reply) if isinstance(reply, str) and reply else None,
         err=str(entry.get("err", "OK")),
         note=_text(path, where, entry, "note", ""),
+        vm=named_asker(f"{entry.get('vm', '')}:", entry.get("note")),
     )
 
 
