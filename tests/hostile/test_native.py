@@ -10,7 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tools.fuzz import native_guest as guest
-from tools.fuzz.native_attack import NativeAttack, NativeCallsAttack, NativePairAttack, NativePrimaryAttack
+from tools.fuzz.native_attack import (
+    NativeAttack,
+    NativeCallsAttack,
+    NativePairAttack,
+    NativePrimaryAttack,
+    NativeSmpAttack,
+)
 from tools.fuzz.native_guest import STEP, Field, Op, describe, step
 from tools.fuzz.native_steps import PHRASES, number, steps
 from tools.fuzz.native_words import COUNT, words
@@ -44,6 +50,12 @@ def test_the_same_calls_in_a_native_vm_again_and_again_harm_nobody() -> None:
     attack = NativeCallsAttack(NativeCallsAttack.stream(51, 2000), seed=51)
     assert attack.run() == []
     assert attack.calls > 2000
+
+
+def test_a_native_vm_with_two_vcpus_that_share_their_memory_harms_nobody() -> None:
+    attack = NativeSmpAttack(steps(61, 2000), seed=61)
+    assert attack.run() == []
+    assert attack.performed == 2000
 
 
 def test_the_same_steps_give_the_same_run() -> None:
@@ -125,6 +137,11 @@ class TestTheGuest:
         x = self.run(machine, *program, step(Op.QUAD, 2, 0, 0x1110_1211)).x
         assert x[4] == 0x1_2345_0000_0000 and x[5] == (1 << 64) - 2 and x[6] == 1
         assert x[8:12] == (2, 3, 1, 2) and x[7] == 2
+
+    @given(value=st.integers(0, (1 << 64) - 1) | st.sampled_from([1 << 63, 0xC400_0003, 0xFFFF_FFFF_7FFF_FFFF]))
+    @settings(max_examples=40, deadline=None)
+    def test_any_number_gets_into_a_register(self, machine: NativePrimaryAttack, value: int) -> None:
+        assert self.run(machine, number(9, value)).x[9] == value
 
     def test_a_call_is_made_and_its_results_are_kept(self, machine: NativePrimaryAttack) -> None:
         hostile = self.run(machine, step(Op.CALL, BY_NAME["hypervisor_identify"].number))

@@ -14,6 +14,7 @@ from itertools import islice
 
 from gunyah.abi.hypercalls import BY_NAME
 from gunyah.abi.rm import HEADER_SIZE, PACKET_MAX, Header, MessageId, MessageType, VmStatus
+from gunyah.abi.smccc import PSCI_CPU_ON_64
 from gunyah.abi.types import VMID_HLOS
 from gunyah.hypervisor.ledger import ledger_of
 from gunyah.hypervisor.vcpu import Vcpu
@@ -31,7 +32,7 @@ from tools.fuzz.native_steps import number, steps, values
 from tools.fuzz.native_words import words
 from tools.fuzz.steady import Steady
 
-__all__ = ["NativeCallsAttack", "NativePairAttack", "NativePrimaryAttack"]
+__all__ = ["NativeCallsAttack", "NativePairAttack", "NativePrimaryAttack", "NativeSmpAttack"]
 
 MIB = 1 << 20
 BATCH = 2048
@@ -152,17 +153,20 @@ class NativePrimaryAttack(NativeAttack):
     """The guest is the primary VM; in the end RM must still answer it."""
 
     memory = 32 * MIB
+    vcpus = 1
 
     def __init__(self, acts: Iterable[bytes], *, seed: int = 1) -> None:
         super().__init__(acts, seed=seed)
         primary = NativePrimary(kernel=guest.image())
-        self.system = System(primary, seed=seed, clock="virtual", memory=self.memory)
+        self.system = System(primary, seed=seed, clock="virtual", memory=self.memory, vcpus=self.vcpus)
         self.hv = self.system.hypervisor
         self.bystander = Bystander(self.hv)
         self.system.start()
         assert primary.placement is not None
         entry = primary.placement.entry
-        self._vcpu = next(vcpu for vcpu in self.hv.vcpus.values() if vcpu.vmid == VMID_HLOS)
+        self._vcpu = min(
+            (vcpu for vcpu in self.hv.vcpus.values() if vcpu.vmid == VMID_HLOS), key=lambda vcpu: vcpu.vic_index
+        )
         self.guest = NativeGuest(self.hv.memory, entry, entry, lambda: self._vcpu)
         self.hv.run(lambda: self.bystander.beats > 1 and self.guest.idle, self.hv.clock.ticks() + SECOND)
         self.canaries = Canaries(self.hv, Canaries.places(self.hv), self._secret)
@@ -245,6 +249,74 @@ class NativeCallsAttack(NativePrimaryAttack):
     def stream(seed: int, count: int) -> Iterator[bytes]:
         """``count`` acts of a seed."""
         return steps(seed, count, calls=True)
+
+
+class NativeSmpAttack(NativePrimaryAttack):
+    """A primary VM with two vCPUs: a second guest, beside the first one in the same memory, does half of the steps."""
+
+    vcpus = 2
+    offset = MIB
+    """Where the second guest is, from the first one."""
+
+    def __init__(self, acts: Iterable[bytes], *, seed: int = 1) -> None:
+        super().__init__(acts, seed=seed)
+        entry = self.guest.entry + self.offset
+        other = max((v for v in self.hv.vcpus.values() if v.vmid == VMID_HLOS), key=lambda vcpu: vcpu.vic_index)
+        self._guests = (self.guest, NativeGuest(self.hv.memory, entry, entry, lambda: other))
+        assert other.cspace is not None
+        foreign = [*self.canaries.pages, self.guest.entry, self.guest.entry + guest.CONTROL]
+        self._guests[1].equip(values(other.cspace, entry, guest.SIZE, foreign), self._words, self._secret)
+        self._switch_on(1)
+        self.before = ledger_of(self.hv)
+
+    def _switch_on(self, index: int) -> None:
+        """PSCI CPU_ON of one by the other."""
+        target, by = self._guests[index], self._guests[1 - index]
+        by.rescue()
+        target.stamp()
+        ask = b"".join([number(0, PSCI_CPU_ON_64), number(1, index), number(2, target.entry), number(3, 0)])
+        target.load(b"")
+        by.load(ask + step(Op.CALL, guest.OTHER_WAYS))
+        by.wake()
+        self.hv.run(lambda: by.idle and target.idle, self.hv.clock.ticks() + SECOND // 1000)
+        if by.x[0]:
+            self.findings.append(f"CPU_ON of vCPU {index} is refused: {by.x[0]:#x}")
+
+    def _do(self, batch: list[bytes]) -> int:
+        second = self._guests[1]
+        for index, each in enumerate(self._guests):
+            vcpu = each.vcpu()
+            if vcpu is not None and vcpu.powered_off:
+                self._switch_on(index)
+        # The same acts in another order: so a batch says it all.
+        middle = len(batch) // 2
+        second.load(b"".join(batch[middle:] + batch[:middle]))
+        second.wake()
+        reached = super()._do(batch)
+        if self.hv.stopped is None and not self.hv.reports:
+            if not second.idle:
+                second.rescue()
+            seen = second.get(Field.IDLE) == 2 and second.get(Field.SEEN) == self._secret
+            if seen:
+                self.findings.append(f"the second vCPU read a page of another owner, {reached} steps into a batch")
+            second.collect(min(second.get(Field.POSITION), len(batch)))
+        return reached
+
+    def _again(self) -> bool:
+        # The other one switches it on, with the next batch.
+        return self.hv.stopped is None and not all(v.powered_off for v in self._own_vcpus())
+
+    def _own_vcpus(self) -> list[Vcpu]:
+        return [vcpu for vcpu in self.hv.vcpus.values() if vcpu.vmid == VMID_HLOS]
+
+    @property
+    def calls(self) -> int:
+        return sum(each.calls for each in self._guests)
+
+    def _judge(self) -> None:
+        if self.hv.stopped is None and self._off():
+            self._switch_on(0)
+        super()._judge()
 
 
 class NativePairAttack(NativeAttack):

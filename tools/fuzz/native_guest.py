@@ -228,7 +228,9 @@ class NativeGuest:
     @property
     def idle(self) -> bool:
         """It says that no step is left, or that it has seen a canary."""
-        return self.get(Field.IDLE) != 0
+        state = self.get(Field.IDLE)
+        # It may have said so just before it got the steps that it has now.
+        return state == 2 or (state == 1 and self.get(Field.POSITION) >= self.get(Field.COUNT))
 
     def wake(self) -> None:
         """Let it come out of a WFI or a suspend that nothing would end."""

@@ -135,14 +135,36 @@ def values(space: CSpace, own: int, size: int, foreign: Sequence[int]) -> list[i
 # -- numbers into registers --------------------------------------------------------------------------------------------
 
 
-def number(register: int, value: int) -> bytes:
-    """X[register] = value, if it is a signed 32-bit number that is rotated; else its highest bits."""
+def _signed(value: int) -> int:
     value &= U64
-    signed = value - (1 << 64) if value >> 63 else value
-    if -(1 << 31) <= signed < 1 << 31:
-        return step(Op.NUMBER, register, 0, signed)
-    shift = max(0, value.bit_length() - 31)
-    return step(Op.NUMBER, register, 64 - shift, value >> shift)
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _fits(value: int) -> bool:
+    return -(1 << 31) <= value < 1 << 31
+
+
+def number(register: int, value: int) -> bytes:
+    """X[register] = value: one step for 32 bits that are rotated, else two or three."""
+    value &= U64
+    if _fits(_signed(value)):
+        return step(Op.NUMBER, register, 0, value)
+    zeros = (value & -value).bit_length() - 1
+    if value >> zeros < 1 << 31:
+        return step(Op.NUMBER, register, 64 - zeros, value >> zeros)
+    # The upper half, and what is missing: negative upper halves bring ones into the lower one.
+    upper = value >> 32
+    for guess in (upper, upper - 1, upper + 1):
+        rest = _missing(value, guess)
+        if _fits(rest):
+            return step(Op.NUMBER, register, 32, guess) + step(Op.MOVE, register, register, rest)
+    rest = _missing(value, upper)
+    more = step(Op.MOVE, register, register, rest // 2) + step(Op.MOVE, register, register, rest - rest // 2)
+    return step(Op.NUMBER, register, 32, upper) + more
+
+
+def _missing(value: int, upper: int) -> int:
+    return _signed(value - (upper << 32 | (0xFFFF_FFFF if upper >> 31 & 1 else 0)))
 
 
 def _listed(register: int, window: Sequence[int], draw: Draw) -> bytes:
@@ -173,6 +195,8 @@ def _at(name: str, read: bool) -> int:
 
 
 _TIMERS = tuple((_at(f"CNT{kind}_TVAL_EL0", False), _at(f"CNT{kind}_CTL_EL0", False)) for kind in "VP")
+_DEBUG = len(LOADS_AND_STORES) + 3 * len(SYSTEM_REGISTERS) + 1
+"""MSR of DBGBVR0_EL1; two words further are DBGBCR0_EL1, DBGWVR0_EL1, DBGWCR0_EL1, then the next four."""
 _UNMASK = 0xD503_4FFF
 _WFI = 0x78
 
@@ -258,13 +282,17 @@ def bytes_(draw: Draw) -> bytes:
     return draw.below(1 << 64).to_bytes(8, "little")
 
 
+_STATES = (0, 0x3C0, 0x10, 0x30, 0x1D0, 0x20_0000, 0x20_0005, 0x20_0210, 5, 4, 0x3C5, 0x10_0000, 0x10_03C5, 0x3C4)
+"""SPSR for steps elsewhere: both execution states and levels, masks, single step, an illegal state."""
+
+
 def jump(draw: Draw) -> bytes:
     """Execution elsewhere, at EL1 or EL0."""
     parts = [_near(2, _anywhere(draw), draw)]
     if draw.below(2):
         parts.append(step(Op.JUMP, 2))
     else:
-        parts.append(step(Op.DROP, 2, 0, draw.pick((0, 0x3C0, 0x10, 0x30, 0x1D0, draw.below(1 << 32)))))
+        parts.append(step(Op.DROP, 2, 0, draw.pick((*_STATES, draw.below(1 << 32)))))
     return b"".join(parts)
 
 
@@ -287,6 +315,16 @@ def interrupts(draw: Draw) -> bytes:
     parts = [number(0, draw.pick((0, 1, 100, 10_000, -1))), step(Op.WORD, 0, value)]
     parts += [number(0, draw.pick((1, 1, 1, 0, 3))), step(Op.WORD, 0, control)]
     parts.append(step(Op.CALL, _WFI) if draw.below(2) else step(Op.RAW, 0, 0, _UNMASK))
+    return b"".join(parts)
+
+
+def debug(draw: Draw) -> bytes:
+    """A break- or watchpoint on something near, single steps, and code that runs with debug exceptions open."""
+    value = _DEBUG + 8 * draw.below(8) + 4 * draw.below(2)
+    parts = [_near(0, draw.pick((OWN, FOREIGN)), draw), step(Op.WORD, 0, value)]
+    parts += [number(0, draw.pick((0x1E5, 0x1E7, 0x1FF, 0x1FF9, 0x3F, 0))), step(Op.WORD, 0, value + 2)]
+    parts += [number(0, draw.pick((0x8000, 0xA000, 0xA001, 0xE001, 1))), step(Op.WORD, 0, _at("MDSCR_EL1", False))]
+    parts += [_listed(2, OWN, draw), _listed(1, OWN, draw), step(Op.DROP, 2, 0, draw.pick(_STATES))]
     return b"".join(parts)
 
 
@@ -318,6 +356,7 @@ PHRASES: Mapping[Callable[[Draw], bytes], int] = {
     jump: 3,
     translation: 4,
     interrupts: 3,
+    debug: 2,
     message: 4,
     results: 3,
 }

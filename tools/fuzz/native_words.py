@@ -88,6 +88,22 @@ def _system(op0: int, op1: int, crn: int, crm: int, op2: int, *, read: bool = Fa
 _REGISTERS = tuple(
     _system(*encoding, read=read) for encoding in SYSTEM_REGISTERS.values() for read in (True, False, False)
 )
+# Break- and watchpoints, OS lock and other debug registers; performance monitors; a few of EL2 and EL3.
+_DEBUG = tuple((2, 0, 0, number, op2) for number in range(16) for op2 in (4, 5, 6, 7)) + tuple(
+    (2, 0, 1, crm, 4) for crm in (0, 1, 3, 4)
+)
+_OTHER_DEBUG = ((2, 0, 0, 2, 0), (2, 0, 7, 8, 6), (2, 0, 7, 9, 6), (2, 0, 7, 14, 6), (2, 3, 0, 1, 0), (2, 3, 0, 5, 0))
+_MONITORS = (
+    *((3, 3, 9, crm, op2) for crm in (12, 13, 14) for op2 in range(8)),
+    *((3, 3, 14, crm, op2) for crm in range(8, 16) for op2 in (0, 5, 7)),
+    *((3, 0, 9, 14, 1), (3, 0, 9, 14, 2)),
+)
+_ABOVE = tuple((3, op1, crn, crm, 0) for op1 in (4, 5, 6) for crn, crm in ((1, 0), (1, 1), (2, 0), (4, 0), (12, 0)))
+_MORE_REGISTERS = tuple(
+    _system(*encoding, read=read)
+    for encoding in (*_DEBUG, *_OTHER_DEBUG, *_MONITORS, *_ABOVE)
+    for read in (True, False)
+)
 # DAIFSet, DAIFClr, SPSel, PAN, UAO, DIT; hints; barriers.
 _PSTATE = tuple(
     0xD500_401F | op1 << 16 | value << 8 | op2 << 5
@@ -114,7 +130,7 @@ _BRANCHES = (
     *(0x3600_0040, 0x5400_0040, 0xD65F_0BFF, 0xD61F_081F, 0x1600_0000, 0x1500_0000),
 )
 
-SYSTEM = (*_REGISTERS, *_PSTATE, *_HINTS, *_BARRIERS, *_MAINTENANCE, *_CALLS, *_BRANCHES)
+SYSTEM = (*_REGISTERS, *_MORE_REGISTERS, *_PSTATE, *_HINTS, *_BARRIERS, *_MAINTENANCE, *_CALLS, *_BRANCHES)
 
 
 def words(seed: int) -> bytes:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools.fuzz.attack import Attack
-from tools.fuzz.native_attack import NativeCallsAttack, NativePairAttack, NativePrimaryAttack
+from tools.fuzz.native_attack import NativeCallsAttack, NativePairAttack, NativePrimaryAttack, NativeSmpAttack
 from tools.fuzz.primary_attack import PrimaryAttack
 from tools.fuzz.root_attack import RootAttack
 
@@ -27,9 +27,10 @@ KINDS: dict[str, type[Attack]] = {
     "native": NativePrimaryAttack,
     "pair": NativePairAttack,
     "calls": NativeCallsAttack,
+    "smp": NativeSmpAttack,
 }
 """Hostile Python VMs (the primary VM, the root VM with VMs of its own), native ones (the primary VM, one of two, the
-primary VM with nothing but calls).
+primary VM with nothing but calls, and with two vCPUs).
 """
 WATCHDOG_SECONDS = 300
 

@@ -102,13 +102,11 @@ next:   msr     spsel, #1
         b.eq    2f
         msr     sctlr_el1, x0
         isb
-2:      mrs     x0, mdscr_el1
-        cbz     x0, 3f
-        msr     mdscr_el1, xzr
-3:      ldr     x0, [x28, #POSITION]
+2:      ldr     x0, [x28, #POSITION]
         ldr     x1, [x28, #COUNT]
         cmp     x0, x1
         b.hs    idle
+        str     xzr, [x28, #IDLE]
         add     x1, x0, #1
         str     x1, [x28, #POSITION]
         ldr     x1, [x28, #DONE]
@@ -255,13 +253,15 @@ do_jump:
         str     x1, [x28, #FILE + 0xf0]
         b       run
 
-// EL0 at X[A], in the state that C says (AArch32 too)
+// X[A] in the state that C says: EL0 (AArch32 too), EL1 if bit 2 is set; masks, single step and all as they are there
 do_drop:
         ldr     x0, [x24, x23, lsl #3]
         msr     elr_el1, x0
-        mov     x0, #0xffffffe0
-        and     x0, x22, x0
-        and     x1, x22, #0x10
+        bic     x0, x22, #0xf
+        tbz     x22, #2, run_at
+        and     x1, x22, #1
+        orr     x1, x1, #4
+        bic     x0, x0, #0x10
         orr     x0, x0, x1
         b       run_at
 
@@ -337,6 +337,7 @@ seen:   str     x3, [x28, #SEEN]
 // -- exceptions -------------------------------------------------------------------------------------------------------
 
 trap:   save_file
+        msr     mdscr_el1, xzr                  // a debugger's exceptions come once
         mrs     x0, esr_el1
         str     x0, [x28, #LAST_ESR]
         mrs     x0, far_el1
