@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 
+from gunyah.machine.engine import SYSTEM_REGISTERS
 from gunyah.vmm.images import Image, Segment
 
 __all__ = ["DAIFCLR", "DAIFSET", "PSCI_OFF", "UART", "Code", "guest"]
@@ -209,7 +210,7 @@ class Code:
 
 
 def _system(name: str) -> int:
-    op0, op1, crn, crm, op2 = SYSREGS[name]
+    op0, op1, crn, crm, op2 = SYSREGS.get(name) or SYSTEM_REGISTERS[name]
     return 0xD500_0000 | op0 << 19 | op1 << 16 | crn << 12 | crm << 8 | op2 << 5
 
 

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from gunyah.hypervisor.vcpu import Vcpu
     from gunyah.machine.engine.decode import SysregAccess
 
-__all__ = ["CLIDR", "ID_REGISTERS", "PMCR", "RANDOM", "SVE", "midr", "trapped"]
+__all__ = ["CLIDR", "ID_REGISTERS", "RANDOM", "SVE", "midr", "trapped"]
 
 # ID_AA64PFR0_EL1: CSV3 1, CSV2 1, GIC 1 (system registers), EL1 AArch64 only, EL0 both.
 _PFR0 = 1 << 60 | 1 << 56 | 1 << 24 | 1 << 4 | 2
-# ID_AA64DFR0_EL1: 2 context-aware, 4 watch and 6 break points, PMUv3, ARMv8.0 debug, as the core has them.
-_DFR0 = 1 << 28 | 3 << 20 | 5 << 12 | 1 << 8 | 6
+# ID_AA64DFR0_EL1: 4 watch and 6 break points, the last of which can be linked to for a context, PMUv3, ARMv8.0 debug.
+_DFR0 = 3 << 20 | 5 << 12 | 1 << 8 | 6
 # ID_AA64ISAR0_EL1: CRC32, SHA256, SHA1, AES with PMULL.
 _ISAR0 = 1 << 16 | 1 << 12 | 1 << 8 | 2 << 4
 # ID_AA64MMFR0_EL1: 64 KiB and 4 KiB granules, secure memory distinguished, mixed endian, 16-bit ASIDs, 36-bit PAs.
@@ -65,8 +65,6 @@ ID_REGISTERS: Final[Mapping[str, int]] = MappingProxyType(
 
 CLIDR: Final = 0x0200_0023
 """Separate first level, unified second, coherent at the second; nothing to clean for unification."""
-PMCR: Final = 0x4101_3000
-"""PMCR_EL0 after a reset: Arm, 6 counters."""
 RANDOM: Final = frozenset({SYSTEM_REGISTERS["RNDR"], SYSTEM_REGISTERS["RNDRRS"]})
 """Registers that answer with a random number: the reference's CPU has FEAT_RNG, whatever ID_AA64ISAR0_EL1 tells."""
 SVE: Final = frozenset({SYSTEM_REGISTERS["ZCR_EL1"]})

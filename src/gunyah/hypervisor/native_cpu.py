@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from gunyah.abi.hypercalls import CALL_NUMBER_MAX, HVC_BASE
-from gunyah.hypervisor import id_registers
+from gunyah.hypervisor import id_registers, performance_monitor
 from gunyah.hypervisor.emulation import ExternalAbort, VmmioExit, device_page, fault_access
 from gunyah.hypervisor.hypercall import LiveRegisters
 from gunyah.hypervisor.vcpu import Block
@@ -28,6 +28,7 @@ from gunyah.machine.engine.decode import (
     fault_kind,
     store_value,
 )
+from gunyah.machine.engine.level_times import LevelTimes
 from gunyah.machine.engine.registers import ESR_IL, NAMES
 from gunyah.machine.engine.walk import Walker
 
@@ -59,7 +60,7 @@ class NativeDebugger(Protocol):
 class NativeCpu:
     """The engine, the vCPU that is on it, and the callbacks it makes."""
 
-    __slots__ = ("_hv", "_smc_dispatch", "core", "current", "debugger", "vcpu", "walker")
+    __slots__ = ("_hv", "_smc_dispatch", "core", "current", "debugger", "level_times", "vcpu", "walker")
 
     def __init__(self, hv: Hypervisor) -> None:
         """Load the engine; raises ``gunyah.machine.engine.EngineUnavailable`` where the host cannot run it."""
@@ -67,6 +68,7 @@ class NativeCpu:
         exits = ExitHandler()
         self.core = Core(hv.memory, 0, exits, clock=hv.clock)
         self.walker = Walker(self.core)
+        self.level_times = LevelTimes(self.core)
         self.current: NativeExecutor | None = None
         self.vcpu: Vcpu | None = None
         self.debugger: NativeDebugger | None = None
@@ -84,6 +86,8 @@ class NativeCpu:
         exits.timer = self._timer
         for name, encoding in ICC_REGISTERS.items():
             self._define_icc(name, Encoding(*encoding))
+        for name in dict.fromkeys((*performance_monitor.READERS, *performance_monitor.WRITERS)):
+            self._define_performance_monitor(name)
         for register in id_registers.RANDOM:
             self.core.trap_sysreg(NAMES[register], user=True)
         for register in id_registers.SVE:
@@ -127,6 +131,25 @@ class NativeCpu:
                 gic.writers[name](value)
 
         self.core.define_sysreg(encoding, read if name in READABLE else None, write if name in WRITABLE else None)
+
+    def _define_performance_monitor(self, name: str) -> None:
+        reader, writer = performance_monitor.READERS.get(name), performance_monitor.WRITERS.get(name)
+        read = write = None
+        if reader is not None:
+
+            def read() -> int:
+                return reader(self.vcpu.performance_monitor)  # type: ignore[union-attr]  # as above
+
+        if writer is not None:
+
+            def write(value: int) -> None:
+                writer(self.vcpu.performance_monitor, value)  # type: ignore[union-attr]  # as above
+                if self.vcpu.performance_monitor.interrupts:  # type: ignore[union-attr]  # as above
+                    # The run is to end at the next overflow.
+                    self.core.leave()
+
+        like = "PMEVTYPER0_EL0" if "TYPER" in name else "PMEVCNTR0_EL0"
+        self.core.emulate_sysreg(name, read, write, like)
 
     # -- calls ---------------------------------------------------------------------------------------------------------
 

@@ -69,7 +69,8 @@ class NativeExecutor:
         registers.sp_el1 = vcpu.sp_el1
         for timer in ("CNTV_CTL_EL0", "CNTP_CTL_EL0"):
             registers.write(timer, 0)
-        registers.write("PMCR_EL0", id_registers.PMCR)
+        vcpu.performance_monitor.reset()
+        vcpu.performance_monitor.levels = self._native.level_times
         registers.write("VPIDR_EL2", id_registers.midr(vcpu))
         registers.write("VMPIDR_EL2", mpidr_of(vcpu))
         registers.write("VTTBR_EL2", self._addrspace.vttbr)
@@ -91,6 +92,9 @@ class NativeExecutor:
         native.look_at(self.pages)
         if self._waiting is not None:
             self._complete_access(*self._waiting)
+        monitor = vcpu.performance_monitor
+        if monitor.counting:
+            self.deadline = deadline = monitor.begin(deadline)
         self._running = True
         try:
             if native.debugger is None:
@@ -102,6 +106,8 @@ class NativeExecutor:
             vcpu.fault(f"{vcpu} at PC {self.context.registers.pc:#x}: {type(error).__name__}: {error}")
         finally:
             self._running = False
+            if monitor.counting:
+                monitor.end()
         registers = self.context.registers
         vcpu.pc = registers.pc
         lost = self.lost.look(registers, vcpu.run_ticks, waits=not vcpu.runnable, pending=vcpu.virq)

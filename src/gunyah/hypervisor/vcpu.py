@@ -17,6 +17,7 @@ from gunyah.abi.objects import ObjectType
 from gunyah.abi.vcpu import VcpuOption
 from gunyah.hypervisor.errors import HypervisorError
 from gunyah.hypervisor.objects import INIT, KernelObject
+from gunyah.hypervisor.performance_monitor import PPI_PMU, PerformanceMonitor
 from gunyah.hypervisor.timer import PHYSICAL_TIMER_PPI, VIRTUAL_TIMER_PPI, GenericTimer
 from gunyah.hypervisor.virq import VirqSource
 
@@ -161,6 +162,7 @@ class Vcpu(KernelObject):
         self.wakeup_source = VirqSource(self, "vcpu run wakeup")
         self.virtual_timer: GenericTimer = GenericTimer(self, VIRTUAL_TIMER_PPI, "virtual timer")
         self.physical_timer: GenericTimer = GenericTimer(self, PHYSICAL_TIMER_PPI, "physical timer")
+        self.performance_monitor: PerformanceMonitor = PerformanceMonitor(self)
 
     # -- properties ----------------------------------------------------------------------------------------------------
 
@@ -252,12 +254,13 @@ class Vcpu(KernelObject):
         if self.vpm is not None:
             self.vpm.check_free(self.vpm_index)
         self.options = options
-        # Takes the slot or raises, and keeps the timers' PPIs free for the two bindings below.
+        # Takes the slot or raises, and keeps the PPIs free for the three bindings below.
         self.vic.vcpu_activated(self)
         if self.vpm is not None:
             self.vpm.vcpu_activated(self)
         self.vic.bind_private(self.virtual_timer.source, self, VIRTUAL_TIMER_PPI)
         self.vic.bind_private(self.physical_timer.source, self, PHYSICAL_TIMER_PPI)
+        self.vic.bind_private(self.performance_monitor.source, self, PPI_PMU)
         self.remaining_ns = self.timeslice_ns
         if options & VcpuOption.VCPU_RUN_SCHEDULED:
             self.set_proxied()
@@ -362,6 +365,7 @@ class Vcpu(KernelObject):
         self.wakeup_source.unbind()
         self.virtual_timer.unbind()
         self.physical_timer.unbind()
+        self.performance_monitor.source.unbind()
         if self.vic is not None:
             self.vic.vcpu_gone(self)
         if self.vpm is not None:

@@ -298,6 +298,11 @@ class Core:
         """Whether the clock is a virtual one, which instructions and exceptions drive."""
         return self._count is not None
 
+    @property
+    def budget_address(self) -> int:
+        """Host address of what is left of the run's instructions; 0 on a real clock."""
+        return self._count.address if self._count is not None else 0
+
     def charge_exception(self) -> None:
         """Let a virtual clock advance by what an exception takes, for one that the engine does not announce."""
         if self._count is not None:
@@ -534,6 +539,12 @@ class Core:
         Has to happen before guest code that uses it has run.
         """
         self._intercepts.trap(SYSTEM_REGISTERS[register], user=user)
+
+    def emulate_sysreg(
+        self, register: str, read: Callable[[], int] | None, write: Callable[[int], object] | None, like: str
+    ) -> None:
+        """As `define_sysreg`, at the levels that the engine lets access the register, or `like` if it lacks it."""
+        self._intercepts.emulate(SYSTEM_REGISTERS[register], read, write, SYSTEM_REGISTERS[like])
 
     def set_constant(self, register: str, value: int) -> None:
         """Let a register that never changes read ``value``, before guest code that reads it has run."""

@@ -98,6 +98,11 @@ class Count:
                 "instructions cannot be counted",
             )
 
+    @property
+    def address(self) -> int:
+        """Host address of the budget that is left, in bytes of code."""
+        return ctypes.addressof(self._block)
+
     def begin(self, ticks: int) -> None:
         """Start a run of at most `ticks` ticks; what the last one left of a tick counts."""
         self._granted = ticks * _BYTES_PER_TICK - self._rest

@@ -174,6 +174,20 @@ class Intercepts:
         if write is not None:
             private.u64_at(info + private.REGINFO_WRITEFN).value = self._writer(write)
 
+    def emulate(
+        self, register: Encoding, read: Callable[[], int] | None, write: Callable[[int], object] | None, like: Encoding
+    ) -> None:
+        """Let `read` and `write` implement a register; the engine's rules of who may access it, or those for `like`."""
+        if self._core.description(register):
+            self.patch(register, read, write)
+            return
+        check = private.u64_at(self._info(like) + private.REGINFO_ACCESSFN).value
+        library, state = self._core.library, self._core.cpu_state
+        functions = self._reader(read or _zero), self._writer(write or _nothing)
+        self._keep.append(
+            private.new_register(library, state, register, *functions, access=private.ACCESS_ALL, check=check)
+        )
+
     def timers(self) -> None:
         """Keep what the guest writes to its timers, and tell the hypervisor; a virtual clock is read through Python."""
         core, clock = self._core, self._core.clock

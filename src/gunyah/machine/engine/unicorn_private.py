@@ -66,6 +66,7 @@ ACCESS_EL1_READ: Final = 0xA8
 ACCESS_EL1_WRITE: Final = 0x54
 ACCESS_EL0_READ: Final = 0x02
 ACCESS_EL1: Final = ACCESS_EL1_READ | ACCESS_EL1_WRITE
+ACCESS_ALL: Final = 0xFF
 
 
 class EngineUnavailable(RuntimeError):
