@@ -1,8 +1,9 @@
 /* A vCPU's address translation, the short way: EL1&0 regime with both stages on, granule of 4 KiB, tables in RAM.
  *
- * Takes the place of the library's get_phys_addr() for engines that are registered in `header.cores`. It only ever
- * says yes: whatever is not an access that both stages permit, from tables of the usual kind, goes to the library's own
- * function, which finds out what the matter is. Nothing is remembered between calls, so nothing can be stale.
+ * Takes the place of the library's get_phys_addr() for engines that are registered in `header.cores`. It says yes, and
+ * says where stage 2 has nothing at all, as for an emulated device. Whatever else is not an access that both stages
+ * permit, from tables of the usual kind, goes to the library's own function, which finds out what the matter is. Nothing
+ * is remembered between calls, so nothing can be stale.
  *
  * VMSAv8-64 (Arm DDI 0487, D8) as the library's CPU has it: no FEAT_XNX, no hierarchical permission disables.
  */
@@ -51,8 +52,20 @@ struct stage2 {
     u64 root, index_mask;
     u32 start, input;
     u8 need_normal_tables;
+    u32 absent; /* level of the descriptor that is not valid, LEVELS if that is not why there is no leaf */
     struct leaf leaf;
 };
+
+/* ARMMMUFaultInfo */
+struct fault {
+    u32 type, reserved;
+    u64 s2addr;
+    u32 level, domain;
+    u8 stage2, s1ptw, s1ns, ea;
+};
+
+enum { ASK, PERMITTED, FAULT };
+enum { ARM_FAULT_TRANSLATION = 6 };
 
 static inline u64 *host_of(const struct core *core, u64 pa)
 {
@@ -68,6 +81,7 @@ static inline int find_leaf(struct stage2 *s, u64 ipa)
 {
     if (ipa - s->leaf.ipa < s->leaf.size)
         return 1;
+    s->absent = LEVELS;
     if (ipa >> s->input)
         return 0;
     u64 table = s->root, mask = s->index_mask;
@@ -77,7 +91,11 @@ static inline int find_leaf(struct stage2 *s, u64 ipa)
         if (!entry)
             return 0;
         u64 descriptor = *(volatile u64 *)entry;
-        if (!(descriptor & 1) || (level == 3 && !(descriptor & 2)) || (level == 0 && !(descriptor & 2)))
+        if (!(descriptor & 1)) {
+            s->absent = level;
+            return 0;
+        }
+        if ((level == 3 && !(descriptor & 2)) || (level == 0 && !(descriptor & 2)))
             return 0;
         if (level == 3 || !(descriptor & 2)) {
             u64 size = 1ull << shift;
@@ -109,35 +127,35 @@ static inline u32 stage1_protection(u32 ap, int user, int xn, int pxn)
 }
 
 static inline int translate(struct core *core, u8 *env, u64 va, u32 access, int user, u64 *pa, u32 *protection,
-                            u64 *size)
+                            u64 *size, struct fault *fault)
 {
 #define REGISTER(name) (*(u64 *)(env + header.name))
     u64 hcr = REGISTER(hcr), sctlr = REGISTER(sctlr), tcr = REGISTER(tcr), vtcr = REGISTER(vtcr);
     /* VM and RW, neither TGE nor DC nor E2H; MMU on, little-endian, no WXN */
     if ((hcr & (1ull << 34 | 1ull << 31 | 1ull << 27 | 1 << 12 | 1)) != (1ull << 31 | 1))
-        return 0;
+        return ASK;
     if ((sctlr & (1ull << 25 | 1 << 19 | 1)) != 1)
-        return 0;
+        return ASK;
 
     u32 upper = BITS(va, 55, 1), fields = upper ? 16 : 0;
     u32 tsz = BITS(tcr, fields, 6);
     if (BITS(tcr, fields + 7, 1) || BITS(tcr, 14 + fields, 2) != (upper ? 2 : 0) || BITS(tcr, 41 + upper, 1))
-        return 0;
+        return ASK;
     if (tsz < 16 || tsz > 39)
-        return 0;
+        return ASK;
     u32 input = 64 - tsz;
     if ((u64)((long long)va >> input) != -(u64)upper)
-        return 0;
+        return ASK;
 
     u32 tsz2 = BITS(vtcr, 0, 6), sl0 = BITS(vtcr, 6, 2);
     if (tsz2 < 16 || tsz2 > 39 || sl0 > 2 || BITS(vtcr, 14, 2))
-        return 0;
+        return ASK;
     struct stage2 s = { .core = core };
     s.start = 2 - sl0;
     s.input = 64 - tsz2;
     u32 start_shift = 12 + STRIDE * (3 - s.start);
     if (s.input <= start_shift || s.input > start_shift + STRIDE + 4)
-        return 0;
+        return ASK;
     s.index_mask = (1ull << (s.input - start_shift)) - 1;
     s.root = REGISTER(vttbr) & 0xffffffffffffull & ~(s.index_mask << 3 | 7);
     s.need_normal_tables = BITS(hcr, 2, 1);
@@ -151,15 +169,15 @@ static inline int translate(struct core *core, u8 *env, u64 va, u32 access, int 
         u32 shift = 12 + STRIDE * (3 - level);
         u64 at = table + ((va >> shift & mask) << 3);
         if (!find_leaf(&s, at) || !(s.leaf.descriptor & 1 << 6))
-            return 0;
+            return ASK;
         if (s.need_normal_tables && !(s.leaf.descriptor >> 4 & 3))
-            return 0;
+            return ASK;
         u64 *entry = host_of(core, s.leaf.pa + (at - s.leaf.ipa));
         if (!entry)
-            return 0;
+            return ASK;
         u64 descriptor = *(volatile u64 *)entry;
         if (!(descriptor & 1) || ((level == 3 || level == 0) && !(descriptor & 2)))
-            return 0;
+            return ASK;
         if (level < 3 && (descriptor & 2)) {
             limits |= BITS(descriptor, 59, 4);
             table = descriptor & ADDRESS;
@@ -167,7 +185,7 @@ static inline int translate(struct core *core, u8 *env, u64 va, u32 access, int 
             continue;
         }
         if (!(descriptor & 1 << 10))
-            return 0;
+            return ASK;
         u32 ap = BITS(descriptor, 6, 2);
         if (limits & 4)
             ap &= ~1u;
@@ -177,16 +195,25 @@ static inline int translate(struct core *core, u8 *env, u64 va, u32 access, int 
         u32 may = stage1_protection(ap, user, xn, pxn);
         *size = 1ull << shift;
         if (descriptor & ADDRESS & (*size - 1))
-            return 0;
+            return ASK;
         u64 ipa = (descriptor & ADDRESS) | (va & (*size - 1));
-        if (!(may >> access & 1) || !find_leaf(&s, ipa))
-            return 0;
+        if (!(may >> access & 1))
+            return ASK;
+        if (!find_leaf(&s, ipa)) {
+            if (s.absent == LEVELS)
+                return ASK;
+            fault->type = ARM_FAULT_TRANSLATION;
+            fault->s2addr = ipa;
+            fault->level = s.absent;
+            fault->stage2 = 1;
+            return FAULT;
+        }
         u32 may2 = stage2_protection(s.leaf.descriptor);
         if (!(may2 >> access & 1))
-            return 0;
+            return ASK;
         *protection = may & may2;
         *pa = s.leaf.pa + (ipa - s.leaf.ipa);
-        return 1;
+        return PERMITTED;
     }
 }
 
@@ -203,10 +230,13 @@ __attribute__((section(".entry"))) u8 entry(u8 *env, u64 va, u32 access, u32 ind
     if (core && core->env == (u64)env && (index == ARM_MMU_IDX_E10_0 || index == ARM_MMU_IDX_E10_1) && access < 3
         && !cache_attrs) {
         int user = index == ARM_MMU_IDX_E10_0;
-        if (translate(core, env, va, access, user, pa, protection, size)) {
+        switch (translate(core, env, va, access, user, pa, protection, size, fault)) {
+        case PERMITTED:
             *attrs = user ? USER : 0;
             core->taken++;
             return 0;
+        case FAULT:
+            return 1;
         }
     }
     return header.original(env, va, access, index, pa, attrs, protection, size, fault, cache_attrs);
