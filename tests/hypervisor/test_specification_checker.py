@@ -122,7 +122,7 @@ class TestObserver:
 
     def test_frames_and_forwarded_interrupts(self) -> None:
         yard = Yard()
-        vm = yard.vm(sleep_for_ever, sleep_for_ever, options=1)
+        vm = yard.vm(sleep_for_ever, sleep_for_ever, options=1, cpus=(0, 1))
         other = yard.active("addrspace", 99)
         hwirq = yard.root.environment["vic_hwirq"][40]  # type: ignore[index, call-overload]
         before = observe(yard.hv)
