@@ -6,14 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from gunyah.host.disk import FileStorage
 from gunyah.host.errors import HostError
 from gunyah.host.sizes import format_size, parse_size
 from gunyah.host.system_file import check_system_file, read_system_file
+from gunyah.host.vms import settings_of
+from gunyah.vmm.vm_config import Doorbell, QueuePair
 
 
 @pytest.fixture
 def write(tmp_path: Path):
-    (tmp_path / "guest.bin").write_bytes(b"\0" * 64)
+    (tmp_path / "guest.bin").write_bytes(b"\x14" * 64)
 
     def write(content: str) -> Path:
         path = tmp_path / "system.toml"
@@ -141,3 +144,87 @@ def test_sizes(words: str, size: int) -> None:
 def test_what_is_no_size_is_one_sentence(words: str) -> None:
     with pytest.raises(HostError, match="is not a size such as 256M"):
         parse_size(words)
+
+
+LINKED = (
+    '[vm.a]\nimage = "guest.bin"\n[vm.b]\nimage = "guest.bin"\n[vm.c]\nimage = "guest.bin"\n'
+    '[link.q]\nkind = "queue"\nvms = ["a", "b"]\nlabel = 9\nmessage_size = 64\ndepth = 4\n'
+    '[link.bell]\nkind = "doorbell"\nvms = ["b", "a"]\nlabel = 5\n'
+    '[link.ring]\nkind = "memory"\nvms = ["a", "b", "c"]\nsize = "64K"\nlabel = 7\n'
+)
+
+
+def test_links_give_every_vm_its_end(write) -> None:
+    system = read_system_file(write(LINKED))
+    a, b, c = (settings_of(vm, system) for vm in system.vms)
+    assert a.queues == (QueuePair(9, "b", 64, 4),) and b.queues == (QueuePair(9, "a", 64, 4),)
+    assert a.doorbells == (Doorbell(5, "b"),) and b.doorbell_sources == (Doorbell(5, "a"),)
+    assert [vm.shared[0].peers for vm in (a, b, c)] == [("b", "c"), ("a", "c"), ("a", "b")]
+    assert not c.queues and not c.doorbells and not c.doorbell_sources
+
+
+@pytest.mark.parametrize(
+    ("link", "sentence"),
+    [
+        ('kind = "queue"', "link.x: vms: is missing"),
+        ('vms = ["a", "b"]', "link.x: kind: is missing"),
+        ('kind = "memory"\nvms = ["a", "b"]', "link.x: size: is missing"),
+        ('kind = "queue"\nvms = ["a", "b"]\nsize = "4K"', 'link.x: size: is for kind = "memory"'),
+        ('kind = "queue"\nvms = ["a", "z"]', "link.x: vms: 'z' is not a VM of this file"),
+        ('kind = "queue"\nvms = ["a", "b", "c"]', "link.x: vms: ['a', 'b', 'c'] are not two VMs"),
+        ('kind = "memory"\nsize = 4096\nvms = ["a"]', "link.x: vms: ['a'] are not at least two VMs"),
+        ('kind = "doorbell"\nvms = ["a", "a"]', "link.x: vms: ['a', 'a'] are not two VMs"),
+        ('kind = "queue"\nvms = ["c", "b"]\nlabel = 9', "link.x: label: 9 is the label of link.q too"),
+        ('kind = "wire"\nvms = ["c", "b"]', "link.x: kind: 'wire' is not one of 'queue', 'doorbell', 'memory'"),
+    ],
+)
+def test_a_wrong_link_is_one_sentence(write, link: str, sentence: str) -> None:
+    assert sentence in said(write(f"{LINKED}[link.x]\n{link}\n"))
+
+
+def test_labels_that_a_vm_has_twice_are_told(write) -> None:
+    content = LINKED.replace('[vm.b]\nimage = "guest.bin"\n', '[vm.b]\nimage = "guest.bin"\nqueues = [9]\n')
+    assert any("label 9 stands for two message queues" in sentence for sentence in said(write(content)))
+
+
+def test_a_system_with_vms_of_the_hypervisor_has_a_core_for_them(write) -> None:
+    one = read_system_file(write('[vm.a]\nimage = "guest.bin"\n'))
+    two = read_system_file(write('[vm.a]\nimage = "guest.bin"\nconsole = "rm"\n'))
+    named = read_system_file(write('cores = 4\n[vm.a]\nimage = "guest.bin"\nconsole = "none"\ncores = [3, 2]\n'))
+    assert [system.cores for system in (one, two, named)] == [1, 2, 4]
+    assert settings_of(two.vms[0], two).cores == (1,)
+    assert settings_of(named.vms[0], named).cores == (3, 2)
+    assert "vm.a: cores: core 7 is not one of the machine's 2 (cores = ...)" in said(
+        write('[vm.a]\nimage = "guest.bin"\nconsole = "rm"\ncores = [7]\n')
+    )
+    assert "vm.a: cores: is for VMs that the hypervisor schedules; the primary VM runs this one" in said(
+        write('[vm.a]\nimage = "guest.bin"\ncores = [0]\n')
+    )
+
+
+def test_disks_are_files_of_whole_sectors_and_need_shared_memory(write, tmp_path: Path) -> None:
+    (tmp_path / "disk.img").write_bytes(bytes(1024))
+    (tmp_path / "odd.img").write_bytes(bytes(1000))
+    vm = '[vm.a]\nimage = "guest.bin"\n'
+    system = read_system_file(write(f'{vm}share = true\ndisks = ["disk.img"]\n'))
+    assert system.vms[0].disks == (tmp_path / "disk.img",)
+    assert len(settings_of(system.vms[0], system).virtio) == 1
+    assert any("odd.img has 1000 bytes" in line for line in said(write(f'{vm}share = true\ndisks = ["odd.img"]\n')))
+    assert any("none.img does not exist" in line for line in said(write(f'{vm}share = true\ndisks = ["none.img"]\n')))
+    assert any("disks: share = true is needed" in line for line in said(write(f'{vm}disks = ["disk.img"]\n')))
+
+
+def test_a_disk_is_written_in_place_unless_its_file_is_read_only(tmp_path: Path) -> None:
+    path = tmp_path / "disk.img"
+    path.write_bytes(bytes(1024))
+    disk = FileStorage(path)
+    disk.write(512, b"there")
+    disk.flush()
+    assert path.read_bytes()[512:517] == b"there" and disk.read(510, 8) == b"\0\0there\0"
+    disk.close()
+    disk.close()
+    with pytest.raises(HostError, match="no whole number of 512-byte sectors"):
+        path.write_bytes(b"")
+        FileStorage(path)
+    with pytest.raises(HostError, match="cannot be opened"):
+        FileStorage(tmp_path / "none")

@@ -17,15 +17,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+from zlib import crc32
 
+from gunyah.abi.msgqueue import DEPTH_MAX, MESSAGE_SIZE_MAX
 from gunyah.abi.profile import PROFILES
 from gunyah.host.errors import HostError, reason
 from gunyah.host.lint import Finding
 from gunyah.host.sizes import parse_size
 from gunyah.machine import board
 from gunyah.vmm.board_tree import UART_SPI
+from gunyah.vmm.virtio_devices import SECTOR
 
-__all__ = ["SystemFile", "VmDescription", "check_system_file", "read_system_file"]
+__all__ = ["Link", "SystemFile", "VmDescription", "check_system_file", "read_system_file"]
 
 MAX_VCPUS: Final = 8
 MIN_MEMORY: Final = 1 << 20
@@ -33,6 +36,7 @@ VM_MEMORY_MAX: Final = board.HLOS.size
 """Bytes of the primary VM, which lends its secondary VMs what they have."""
 PAGE: Final = 4096
 _LABEL_MAX: Final = (1 << 31) - 1
+DISKS_MAX: Final = 8
 NAME_LIMIT: Final = 79
 """Bytes of a VM name (rm-behaviour.md 1.2)."""
 
@@ -62,6 +66,27 @@ class VmDescription:
     doorbell_sources: tuple[int, ...] = ()
     queues: tuple[int, ...] = ()
     """Labels of message-queue pairs to the owner."""
+    disks: tuple[Path, ...] = ()
+    """Files behind virtio disks, in the order of /dev/vda, vdb, ..."""
+    cores: tuple[int, ...] = ()
+
+    @property
+    def scheduled(self) -> bool:
+        """The hypervisor schedules its vCPUs; else the primary VM runs them."""
+        return (self.affinity or ("proxy" if self.console == "uart" else "static")) != "proxy"
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What secondary VMs have between them: ``kind`` is "queue", "doorbell" (the first VM rings) or "memory"."""
+
+    name: str
+    kind: str
+    vms: tuple[str, ...]
+    label: int
+    size: int = 0
+    message_size: int = 240
+    depth: int = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +101,7 @@ class SystemFile:
     until: str = "interrupted"
     primary: VmDescription = field(default_factory=lambda: VmDescription("primary", kind="python"))
     vms: tuple[VmDescription, ...] = ()
+    links: tuple[Link, ...] = ()
 
 
 class _Wrong(Exception):
@@ -126,6 +152,29 @@ def _strings(value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _files(value: Any) -> tuple[str, ...]:
+    names = _strings(value)
+    if len(names) > DISKS_MAX:
+        raise _Wrong(f"{len(names)} disks; {DISKS_MAX} are possible")
+    return names
+
+
+def _core_list(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list) or not value:
+        raise _Wrong(f"{value!r} is not a list of cores")
+    return tuple(_between(0, MAX_VCPUS - 1)(core) for core in value)
+
+
+def _bytes(value: Any) -> int:
+    try:
+        size = parse_size(value) if isinstance(value, str) else _between(1, 1 << 30)(value)
+    except HostError as error:
+        raise _Wrong(str(error)) from error
+    if not size or size % PAGE:
+        raise _Wrong(f"{value!r} is not a multiple of 4K")
+    return int(size)
+
+
 def _labels(value: Any) -> tuple[int, ...]:
     numbers = value if isinstance(value, list) else None
     if numbers is None or not all(type(item) is int and 0 < item <= _LABEL_MAX for item in numbers):
@@ -143,11 +192,9 @@ def _shared(value: Any) -> dict[str, int]:
         if not label.isascii() or not label.isdigit() or not 0 < int(label) <= _LABEL_MAX:
             raise _Wrong(f"{label!r} is not a label, an integer in 1..{_LABEL_MAX:#x}")
         try:
-            found[label] = parse_size(size) if isinstance(size, str) else _between(1, 1 << 30)(size)
-        except HostError as error:
-            raise _Wrong(str(error)) from error
-        if not found[label] or found[label] % PAGE:
-            raise _Wrong(f"{label} = {size!r} is not a multiple of 4K")
+            found[label] = _bytes(size)
+        except _Wrong as error:
+            raise _Wrong(f"{label} = {error}") from error
     return found
 
 
@@ -177,7 +224,18 @@ _VM_KEYS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "doorbells": _labels,
     "doorbell_sources": _labels,
     "queues": _labels,
+    "disks": _files,
+    "cores": _core_list,
 }
+_LINK_KEYS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "kind": _one_of("queue", "doorbell", "memory"),
+    "vms": _strings,
+    "label": _between(1, _LABEL_MAX),
+    "size": _bytes,
+    "message_size": _between(1, MESSAGE_SIZE_MAX),
+    "depth": _between(1, DEPTH_MAX),
+}
+_ONLY_FOR: Final = {"size": "memory", "message_size": "queue", "depth": "queue"}
 _SECONDARY_ONLY: Final = frozenset(_VM_KEYS) - {"image", "initrd", "dtb", "cmdline", "memory", "vcpus", "profile"}
 _PRIMARY_KEYS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "kind": _one_of("python", "native"),
@@ -217,12 +275,22 @@ class _Reader:
                 continue
             if key in _FILES:
                 values[key] = self.file(name, key, values[key])
+            elif key == "disks":
+                values[key] = tuple(self.disk(name, disk) for disk in values[key])
         return values
 
     def file(self, table: str, key: str, value: str) -> Path:
         path = self.path.parent / value
         if not path.is_file():
             self.wrong(table, key, f"{path} is not a file" if path.exists() else f"{path} does not exist")
+        return path
+
+    def disk(self, table: str, value: str) -> Path:
+        path = self.file(table, "disks", value)
+        if path.is_file() and (not path.stat().st_size or path.stat().st_size % SECTOR):
+            self.wrong(
+                table, "disks", f"{path} has {path.stat().st_size} bytes, no whole number of {SECTOR}-byte sectors"
+            )
         return path
 
     def read(self) -> SystemFile:
@@ -233,12 +301,16 @@ class _Reader:
             raise HostError(f"{self.path} cannot be read: {reason(error)}") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise HostError(f"{self.path} is not TOML: {error}") from error
-        values = self.table("", content, _SYSTEM_KEYS, ("primary", "vm"))
+        values = self.table("", content, _SYSTEM_KEYS, ("primary", "vm", "link"))
         primary_values = self.table("primary", content.get("primary", {}), _PRIMARY_KEYS)
         primary = VmDescription("primary", **{"kind": "python", **primary_values})
         self.primary(primary, primary_values)
         vms = self.secondary_vms(content.get("vm", {}))
-        system = SystemFile(self.path, primary=primary, vms=vms, **values)
+        links = self.links(content.get("link", {}), vms)
+        # A core for the primary VM and what it runs itself, and one for what the hypervisor schedules.
+        values.setdefault("cores", 2 if any(vm.scheduled for vm in vms) else 1)
+        self.cores(vms, values["cores"])
+        system = SystemFile(self.path, primary=primary, vms=vms, links=links, **values)
         total = primary.memory + sum(vm.memory for vm in vms)
         if total > system.memory:
             self.wrong("", "memory", f"the VMs want {total >> 20}M together, the machine has {system.memory >> 20}M")
@@ -274,17 +346,60 @@ class _Reader:
                 sentence = 'a UART is emulated by the primary VM, which must run the vCPUs: "proxy"'
                 self.wrong(where, "affinity", sentence)
             self.labels(where, values)
+            if values.get("disks") and not values.get("share"):
+                sentence = "share = true is needed: drivers keep their rings anywhere in the VM's memory"
+                self.wrong(where, "disks", sentence)
             for peer in values.get("peers", ()):
                 if peer == name or peer not in content:
                     self.wrong(where, "peers", f"{peer!r} is not another VM of this file")
             vms.append(VmDescription(name, **values))
         return tuple(vms)
 
-
     def labels(self, where: str, values: dict[str, Any]) -> None:
         bells = values.get("doorbells", ())
         if values.get("console", "uart") == "uart" and UART_SPI in bells:
             self.wrong(where, "doorbells", f"label {UART_SPI} is the interrupt of the VM's UART")
+
+    def cores(self, vms: tuple[VmDescription, ...], cores: int) -> None:
+        for vm in vms:
+            where = f"vm.{vm.name}"
+            if vm.cores and not vm.scheduled:
+                self.wrong(where, "cores", "is for VMs that the hypervisor schedules; the primary VM runs this one")
+            for core in vm.cores:
+                if core >= cores:
+                    self.wrong(where, "cores", f"core {core} is not one of the machine's {cores} (cores = ...)")
+
+    def links(self, content: Any, vms: tuple[VmDescription, ...]) -> tuple[Link, ...]:
+        if not isinstance(content, dict):
+            self.wrong("link", "", f"{content!r} is not a table of links, [link.NAME]")
+            return ()
+        known = {vm.name for vm in vms}
+        links: list[Link] = []
+        for name, table in content.items():
+            where = f"link.{name}"
+            values = self.table(where, table, _LINK_KEYS)
+            if not isinstance(table, dict):
+                continue
+            kind, ends = values.get("kind"), values.get("vms", ())
+            for key in ("kind", "vms", *(("size",) if kind == "memory" else ())):
+                if key not in table:
+                    self.wrong(where, key, "is missing")
+            for key in values:
+                if kind is not None and _ONLY_FOR.get(key, kind) != kind:
+                    self.wrong(where, key, f'is for kind = "{_ONLY_FOR[key]}"')
+            for end in ends:
+                if end not in known:
+                    self.wrong(where, "vms", f"{end!r} is not a VM of this file")
+            fits = len(ends) == 2 or (kind == "memory" and len(ends) > 2)
+            if ends and (not fits or len(set(ends)) < len(ends)):
+                self.wrong(where, "vms", f"{list(ends)} are not {'' if kind != 'memory' else 'at least '}two VMs")
+            label = values.get("label", crc32(name.encode()) & _LABEL_MAX or 1)
+            link = Link(name, **{"kind": "queue", "vms": (), **values, "label": label})
+            for other in links:
+                if other.kind == link.kind and other.label == label and set(other.vms) & set(link.vms):
+                    self.wrong(where, "label", f"{label} is the label of link.{other.name} too")
+            links.append(link)
+        return tuple(links)
 
 
 def check_system_file(path: Path) -> list[Finding]:

@@ -56,6 +56,7 @@ def run_system(
 def _memory_of(description: SystemFile) -> int:
     """The primary VM's memory: its own and what it lends."""
     wanted = description.primary.memory + sum(vm.memory + sum(vm.shared.values()) for vm in description.vms)
+    wanted += sum(link.size for link in description.links)
     # Each VM begins at a multiple of 2 MiB.
     wanted += len(description.vms) * _ALIGNMENT
     return int(min(-(-wanted // _ALIGNMENT) * _ALIGNMENT, board.HLOS.size))

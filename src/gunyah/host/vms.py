@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from zlib import crc32
 
 from gunyah.abi.rm import ExitType, VmExited, VmStatus
+from gunyah.abi.types import PAGE_SIZE
 from gunyah.guest.fdt import FdtError
 from gunyah.host.control import Answer
+from gunyah.host.disk import FileStorage
 from gunyah.host.errors import HostError
 from gunyah.host.lint import Finding
 from gunyah.host.system_file import SystemFile, VmDescription
@@ -23,7 +26,16 @@ from gunyah.rm.vmconfig import check as check_vm_config
 from gunyah.vmm.images import ImageError
 from gunyah.vmm.loader import LoadError, read_image, read_ramdisk, read_tree
 from gunyah.vmm.manager import VirtualMachine, VmError
-from gunyah.vmm.vm_config import QueuePair, SharedMemory, VmSettings, configured_tree, placement_of
+from gunyah.vmm.virtio_devices import SECTOR, BlockDevice, MemoryStorage
+from gunyah.vmm.vm_config import (
+    Doorbell,
+    QueuePair,
+    SharedMemory,
+    Virtio,
+    VmSettings,
+    configured_tree,
+    placement_of,
+)
 
 if TYPE_CHECKING:
     from gunyah.host.hosted import HostedSystem
@@ -31,6 +43,8 @@ if TYPE_CHECKING:
 __all__ = ["ACTIONS", "HostedVm", "HostedVms", "check_vms", "settings_of"]
 
 ACTIONS: Final = ("start", "stop", "reset", "restart", "pause", "resume")
+DISK_LABEL: Final = 0x6469_7300
+"""Label of the first disk's device and memory ("dis", 0)."""
 REFUSALS: Final = (RmRefused, VmError, LoadError, ImageError, OSError)
 
 
@@ -39,12 +53,30 @@ def pair_label(one: str, other: str) -> int:
     return crc32("\0".join(sorted((one, other))).encode()) & 0x7FFF_FFFF or 1
 
 
-def settings_of(vm: VmDescription, system: SystemFile) -> VmSettings:
-    """A described VM with its files read; raises LoadError, ImageError."""
+def _no_disks(vm: VmDescription) -> list[BlockDevice]:
+    """Stand-ins for a description that is only checked."""
+    return [BlockDevice(MemoryStorage(bytes(SECTOR))) for _ in vm.disks]
+
+
+def settings_of(vm: VmDescription, system: SystemFile, disks: Sequence[BlockDevice] = ()) -> VmSettings:
+    """A described VM with its files read and ``disks`` behind its disks; raises LoadError, ImageError."""
     assert vm.image is not None
     named_by = [other.name for other in system.vms if vm.name in other.peers]
     peers = sorted({*vm.peers, *named_by})
     queues = [QueuePair(pair_label(vm.name, peer), peer) for peer in peers]
+    bells: list[int | Doorbell] = list(vm.doorbells)
+    sources: list[int | Doorbell] = list(vm.doorbell_sources)
+    shared = [SharedMemory(int(label), size) for label, size in vm.shared.items()]
+    for link in system.links:
+        others = tuple(name for name in link.vms if name != vm.name)
+        if len(others) == len(link.vms):
+            continue
+        if link.kind == "queue":
+            queues.append(QueuePair(link.label, others[0], link.message_size, link.depth))
+        elif link.kind == "doorbell":
+            (sources if link.vms[0] == vm.name else bells).append(Doorbell(link.label, others[0]))
+        else:
+            shared.append(SharedMemory(link.label, link.size, peers=others))
     bootargs = vm.cmdline or ("console=ttyAMA0" if vm.console == "uart" else "")
     return VmSettings(
         name=vm.name,
@@ -56,13 +88,16 @@ def settings_of(vm: VmDescription, system: SystemFile) -> VmSettings:
         vcpus=vm.vcpus,
         console=vm.console,
         affinity=vm.affinity,
-        cores=tuple(range(system.cores)),
+        cores=vm.cores or tuple(range(1, system.cores)) or (0,),
         share=vm.share,
         profile=vm.profile,
         queues=(*queues, *(QueuePair(label) for label in vm.queues)),
-        doorbells=vm.doorbells,
-        doorbell_sources=vm.doorbell_sources,
-        shared=tuple(SharedMemory(int(label), size) for label, size in vm.shared.items()),
+        doorbells=tuple(bells),
+        doorbell_sources=tuple(sources),
+        shared=tuple(shared),
+        virtio=tuple(
+            Virtio(DISK_LABEL + index, disk, pool=PAGE_SIZE) for index, disk in enumerate(disks or _no_disks(vm))
+        ),
         seed=f"{system.seed}/{vm.name}".encode().ljust(64, b"\0"),
     )
 
@@ -108,7 +143,7 @@ class HostedVm:
         machine = self.machine
         if machine.status is VmStatus.EXITED:
             return f"exited ({machine.exit_words()})"
-        if machine.status is VmStatus.NONE:
+        if machine.status in (VmStatus.NONE, VmStatus.LOAD):
             return f"not started ({self.failure})" if self.failure else "not started"
         return machine.status.name.lower().replace("_", " ")
 
@@ -121,14 +156,21 @@ class HostedVms:
         self.say = say
         self.by_name: dict[str, HostedVm] = {}
         primary = hosted.system.primary
+        self._disks: list[FileStorage] = []
         for description in system.vms:
             try:
-                machine = primary.manager.create(settings_of(description, system))
+                disks = [BlockDevice(self._open(path), path.name[:20]) for path in description.disks]
+                machine = primary.manager.create(settings_of(description, system, disks))
                 console = VmConsole(hosted.loop, hosted.directory, primary.kernel, hosted.post, machine)
             except REFUSALS as error:
                 raise HostError(f"vm.{description.name}: {error}") from error
             self.by_name[description.name] = HostedVm(self, description, machine, console)
         primary.manager.listeners.append(self._notified)
+
+    def _open(self, path: Path) -> FileStorage:
+        disk = FileStorage(path)
+        self._disks.append(disk)
+        return disk
 
     @property
     def consoles(self) -> Sequence[VmConsole]:
@@ -233,3 +275,5 @@ class HostedVms:
         """Hang up the terminals."""
         for vm in self.by_name.values():
             vm.console.close()
+        for disk in self._disks:
+            disk.close()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Final
 
 from gunyah.abi.errors import RmError
@@ -32,6 +33,7 @@ from gunyah.abi.rm import (
     VmStatusNotification,
 )
 from gunyah.abi.types import PAGE_SIZE
+from gunyah.abi.vcpu import YieldHint
 from gunyah.guest.heap import Buffer, OutOfMemory
 from gunyah.guest.wait import Mutex, WaitQueue
 from gunyah.linux.kernel import Kernel
@@ -83,6 +85,7 @@ class VmManager:
         self.listeners: list[Callable[[int, Payload | bytes], None]] = []
         """Called inside the VM with each notification's id and payload; must not block."""
         self._own_vmid = 0
+        self._turn = 0
         if not kernel.resource_managers:
             raise VmError("there is no connection to the Resource Manager")
         kernel.resource_managers[0].notifier_register(self._notified)
@@ -104,6 +107,30 @@ class VmManager:
             raise VmError(f"VM {settings.name}: nobody has told this VM manager how to make a UART")
         machine = self._machines[settings.name] = VirtualMachine(self, settings)
         return machine
+
+    @property
+    def spare_cores(self) -> tuple[int, ...]:
+        """Physical cores for VMs that the hypervisor schedules: all but the one that this VM's own code runs on."""
+        cpus = self.kernel.services.device_tree.find("/cpus")
+        count = len([node for node in cpus.children if node.name.startswith("cpu@")]) if cpus is not None else 1
+        return tuple(range(1, count)) or (0,)
+
+    def give_way(self) -> None:
+        """Give the rest of this VM's time to the next vCPU below it on its core, if there is one.
+
+        Below it are its VMs that the hypervisor schedules: RM gives them a lower priority than their owner.
+        """
+        below = [
+            entry.cap_id
+            for vm in self.vms.values()
+            if vm.status is VmStatus.RUNNING and not vm.settings.proxy
+            for entry in vm.resources
+            if entry.type == ResourceType.VIRTUAL_CPU and entry.label == 0
+        ]
+        if below:
+            self._turn += 1
+            target = below[self._turn % len(below)]
+            self.kernel.hypercalls.calls.try_call("scheduler_yield", YieldHint.YIELD_TO_THREAD, target)
 
     def named(self, name: str) -> VirtualMachine:
         """The machine that was last created with a name; raises VmError."""
@@ -134,6 +161,8 @@ class VirtualMachine:
     """One secondary VM. ``vmid`` is 0 and ``status`` NONE while RM does not know it; ``exit`` is how it last ended."""
 
     def __init__(self, manager: VmManager, settings: VmSettings) -> None:
+        if not settings.cores:
+            settings = replace(settings, cores=manager.spare_cores)
         self.manager = manager
         self.settings = settings
         self.name = settings.name
@@ -314,7 +343,7 @@ class VirtualMachine:
                 if entry.type == ResourceType.VIRTUAL_CPU:
                     name = f"{self.name}/vcpu{entry.label}"
                     hyp, busy = kernel.hypercalls.calls, self.manager.calling
-                    loop = VcpuLoop(kernel.services, hyp, entry, self.bus, name, busy)
+                    loop = VcpuLoop(kernel.services, hyp, entry, self.bus, name, busy, self.manager.give_way)
                     self.vcpus.append(loop)
         for virtio in self.settings.virtio:
             page = self.resource(ResourceType.VIRTIO_MMIO, virtio.label)

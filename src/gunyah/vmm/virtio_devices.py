@@ -12,9 +12,18 @@ from typing import Final, Protocol
 
 from gunyah.vmm.virtqueue import Chain, VirtioError, Virtqueue
 
-__all__ = ["BlockDevice", "ConsoleDevice", "EntropyDevice", "MemoryStorage", "Storage", "VirtioDevice"]
+__all__ = [
+    "SECTOR",
+    "BlockDevice",
+    "ConsoleDevice",
+    "EntropyDevice",
+    "MemoryStorage",
+    "Storage",
+    "VirtioDevice",
+]
 
 SECTOR: Final = 512
+"""Bytes."""
 
 
 class VirtioDevice(Protocol):

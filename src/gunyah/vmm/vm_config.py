@@ -95,7 +95,7 @@ class VmSettings:
 
     ``console`` is "rm" (RM's console service, for guests with Gunyah drivers), "uart" (an emulated PL011) or "none".
     ``affinity`` "" takes what the console needs: a UART needs the owner to run the vCPUs ("proxy"), else the hypervisor
-    schedules them ("static"), on ``cores`` in turn.
+    schedules them ("static"), on ``cores`` in turn: without any, on those that the owner does not use, or on its own.
     """
 
     name: str
@@ -109,7 +109,7 @@ class VmSettings:
     vcpus: int = 1
     console: str = "uart"
     affinity: str = ""
-    cores: tuple[int, ...] = (0,)
+    cores: tuple[int, ...] = ()
     share: bool = False
     """Share the memory with the owner instead of lending it."""
     queues: tuple[QueuePair, ...] = ()
@@ -143,10 +143,15 @@ class VmSettings:
         for virtio in self.virtio:
             if virtio.pool <= 0 or virtio.pool % PAGE_SIZE:
                 raise LoadError(f"VM {self.name}: a pool of {virtio.pool:#x} bytes is no whole number of pages")
-        labels = [*(shared.label for shared in self.shared), *(virtio.label for virtio in self.virtio)]
-        for label in labels:
-            if labels.count(label) > 1:
-                raise LoadError(f"VM {self.name}: label {label} stands for two pieces of shared memory")
+        for what, labels in (
+            ("pieces of shared memory", [*(s.label for s in self.shared), *(v.label for v in self.virtio)]),
+            ("message queues", [queue.label for queue in self.queues]),
+            ("doorbells", [_label(bell) for bell in self.doorbells]),
+            ("doorbells that it rings", [_label(bell) for bell in self.doorbell_sources]),
+        ):
+            for label in labels:
+                if labels.count(label) > 1:
+                    raise LoadError(f"VM {self.name}: label {label} stands for two {what}")
         if self.memory <= 0 or self.memory % PAGE_SIZE:
             raise LoadError(f"VM {self.name}: {self.memory:#x} bytes of memory are no whole number of pages")
 
@@ -154,6 +159,10 @@ class VmSettings:
     def proxy(self) -> bool:
         """The owner runs the vCPUs."""
         return (self.affinity or ("proxy" if self.console == "uart" else "static")) == "proxy"
+
+
+def _label(bell: int | Doorbell) -> int:
+    return bell.label if isinstance(bell, Doorbell) else bell
 
 
 def placement_of(settings: VmSettings) -> Placement:
@@ -245,7 +254,8 @@ def _add_config(tree: DeviceTree, settings: VmSettings, placement: Placement) ->
     vcpus.set_strings(_K.AFFINITY, "proxy" if settings.proxy else settings.affinity or "static")
     if not settings.proxy:
         count = len([node for node in tree.node("/cpus").children if node.name.startswith("cpu@")])
-        vcpus.set_cells(_K.AFFINITY_MAP, *(settings.cores[i % len(settings.cores)] for i in range(count)))
+        cores = settings.cores or (0,)
+        vcpus.set_cells(_K.AFFINITY_MAP, *(cores[i % len(cores)] for i in range(count)))
     _devices(config.add("vdevices"), settings, placement)
 
 
@@ -282,7 +292,7 @@ def _devices(parent: Node, settings: VmSettings, placement: Placement) -> None:
         _irqfd(parent, UART_SPI)
     for bells, kind in ((settings.doorbells, "doorbell"), (settings.doorbell_sources, "doorbell-source")):
         for bell in bells:
-            label, peer = (bell.label, bell.peer) if isinstance(bell, Doorbell) else (bell, None)
+            label, peer = _label(bell), bell.peer if isinstance(bell, Doorbell) else None
             _device(parent, f"{kind}-{label:x}", kind, label, f"/hypervisor/{kind}-{label:x}", peer=peer)
     for pair in settings.queues:
         path = f"/hypervisor/message-queue-{pair.label:x}"
