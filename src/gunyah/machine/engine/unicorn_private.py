@@ -23,6 +23,9 @@ from .registers import SYSTEM_REGISTERS, Encoding
 
 VERSION: Final = "2.1.4"
 
+PAGE_SIZE: Final = 4096
+"""The engine's unit of translation, and the smallest one of AArch64."""
+
 UC_HOOK_INTR: Final = 1
 UC_HOOK_BLOCK: Final = 8
 UC_HOOK_MEM_READ: Final = 1024
@@ -214,6 +217,8 @@ class Library:
         unicorn = self.unicorn
         uc = unicorn.Uc(unicorn.UC_ARCH_ARM64, unicorn.UC_MODE_ARM)
         uc.ctl_set_cpu_model(unicorn.arm64_const.UC_CPU_ARM64_A72)
+        # The default of 1 KiB, for tiny pages that no AArch64 CPU has, cuts TLB entries and blocks of code in four.
+        uc.ctl_set_page_size(PAGE_SIZE)
         if buffer_size is not None:
             uc.ctl_set_tcg_buffer_size(buffer_size)
         uc.ctl_exits_enabled(True)
