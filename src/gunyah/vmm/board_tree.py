@@ -1,7 +1,7 @@
 """The device tree of the emulated board, as a boot loader would hand it to the primary VM (reference.md 2).
 
-It describes what QEMU's ``virt`` has and the primary VM can reach: cores, PSCI, timer, GICv3, memory, PL011, PL031.
-The Resource Manager adds the ``/hypervisor`` node to it.
+It describes what QEMU's ``virt`` has and the primary VM can reach: cores, PSCI, timer, PMU, GICv3, memory, PL011 and
+PL031. The Resource Manager adds the ``/hypervisor`` node to it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ EDGE_RISING, LEVEL_HIGH = 1, 4
 
 # Secure physical, non-secure physical, virtual and hypervisor timer as PPI numbers (INTID - 16).
 TIMER_PPIS = (13, 14, 11, 10)
+PMU_PPI = 7
 
 
 def board_tree(
@@ -59,6 +60,9 @@ def board_tree(
     timer.set_strings("compatible", "arm,armv8-timer", "arm,armv7-timer")
     timer.set_cells("interrupts", *(cell for ppi in TIMER_PPIS for cell in (PPI, ppi, LEVEL_HIGH)))
     timer.set_flag("always-on")
+    monitor = root.add("pmu")
+    monitor.set_strings("compatible", "arm,armv8-pmuv3")
+    monitor.set_cells("interrupts", PPI, PMU_PPI, LEVEL_HIGH)
     _gic(root)
     clock = root.add("apb-pclk")
     clock.set_strings("compatible", "fixed-clock")
