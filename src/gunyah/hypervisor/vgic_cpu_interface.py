@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from gunyah.hypervisor.vgic_list_registers import ListRegisters
 from gunyah.hypervisor.vgic_state import PRIORITY_SHIFT, PRIVATE, RANKS, SPECIAL, SPURIOUS, Interrupt
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ class CpuInterface:
         "index",
         "private",
         "readers",
+        "registers",
         "vcpu",
         "writers",
     )
@@ -121,6 +123,7 @@ class CpuInterface:
         self.private = [Interrupt(intid, index, self) for intid in range(PRIVATE)]
         # Indexed by group, then by rank: bit masks of INTIDs. The word of ranks has a bit for each mask that is not 0.
         self._ready = ([0] * RANKS, [0] * RANKS)
+        self.registers = ListRegisters(self)
         self._ranks = [0, 0]
         self._output = False
         # ICC_IGRPENn_EL1, and the mask of ranks that pass group enables here and in the distributor: all or none.
@@ -297,9 +300,33 @@ class CpuInterface:
         """A pending, enabled, inactive interrupt starts to wait here."""
         irq.queue = self
         rank = irq.rank
-        self._ready[irq.group][rank] |= irq.bit
-        self._ranks[irq.group] |= 1 << rank
+        group = irq.group
+        self._ready[group][rank] |= irq.bit
+        self._ranks[group] |= 1 << rank
+        if self._open[group]:
+            self.registers.enter(irq)
         self.refresh()
+
+    def withdraw(self, irq: Interrupt) -> None:
+        """A waiting interrupt is not pending any more, or somebody else's."""
+        self.remove(irq)
+        self.registers.leave(irq)
+        self.refresh()
+
+    def list_waiting(self) -> None:
+        """Give list registers to what waits without one, highest priority first, then by number."""
+        registers = self.registers
+        registers.crowded = False
+        for rank in range(RANKS):
+            for group in (0, 1):
+                ready = self._ready[group][rank] if self._open[group] else 0
+                while ready:
+                    bit = ready & -ready
+                    ready ^= bit
+                    intid = bit.bit_length() - 1
+                    registers.enter(self.private[intid] if intid < PRIVATE else self._delivery.spi(intid))
+                    if registers.crowded:
+                        return
 
     def remove(self, irq: Interrupt) -> None:
         """Take a waiting interrupt out; the caller refreshes the output."""
@@ -337,8 +364,15 @@ class CpuInterface:
     def update_groups(self) -> None:
         """A group enable changed, here or in the distributor."""
         enabled = self._delivery.groups
-        self._open[0] = _ALL_RANKS if self._wanted[0] and enabled & 1 else 0
-        self._open[1] = _ALL_RANKS if self._wanted[1] and enabled & 2 else 0
+        opened = [
+            _ALL_RANKS if self._wanted[0] and enabled & 1 else 0,
+            _ALL_RANKS if self._wanted[1] and enabled & 2 else 0,
+        ]
+        if opened != self._open:
+            self._open[:] = opened
+            # Pending interrupts lose their list registers and get them again as far as their groups are enabled.
+            self.registers.drop_waiting()
+            self.list_waiting()
         self.refresh()
 
     def stop(self) -> None:
@@ -349,6 +383,7 @@ class CpuInterface:
         for irq in (*self.private, *self._delivery.known_spis()):
             if irq.active_on is self:
                 irq.active_on = None
+        self.registers.clear()
         self._wanted[0] = self._wanted[1] = 0
         self._pmr = 0
         self._bpr[0] = _BPR0_MIN
@@ -368,7 +403,13 @@ class CpuInterface:
         # Equal priorities: group 0 goes first.
         if not mine or (other and (other < mine or (other == mine and group))):
             return SPURIOUS
-        ready = self._ready[group][mine.bit_length() - 1]
+        rank = mine.bit_length() - 1
+        ready = self._ready[group][rank]
+        if ready & ready - 1:
+            # Of several, the one whose list register comes first.
+            listed = self.registers.first(group, rank)
+            if listed is not None:
+                return listed
         return (ready & -ready).bit_length() - 1
 
     def _acknowledge(self, group: int) -> int:
@@ -384,6 +425,8 @@ class CpuInterface:
         irq.active = True
         irq.active_on = self
         irq.latch = False
+        if self.registers.crowded and not self.registers.any_pending():
+            self.list_waiting()
         self._ap[group] |= 1 << (rank & self._mask[group])
         self._set_limits()
         self.refresh()

@@ -76,12 +76,10 @@ class Delivery:
         ):
             if queue is not irq.target:
                 if queue is not None:
-                    queue.remove(irq)
-                    queue.refresh()
+                    queue.withdraw(irq)
                 irq.target.enqueue(irq)
         elif queue is not None:
-            queue.remove(irq)
-            queue.refresh()
+            queue.withdraw(irq)
 
     def _replace(self, irq: Interrupt, group: int, rank: int) -> None:
         queue = irq.queue
@@ -104,6 +102,13 @@ class Delivery:
         if irq.line and not irq.edge and not irq.latch:
             irq.poll()
         self.update(irq)
+        registers = irq.listed_in
+        if registers is not None and not irq.edge:
+            # The end of a level is noticed: its register is free, and who has none is looked for.
+            if irq.queue is None:
+                registers.leave(irq)
+            if registers.crowded:
+                registers.owner.list_waiting()
 
     # -- what registers change -----------------------------------------------------------------------------------------
 

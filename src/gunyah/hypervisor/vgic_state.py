@@ -5,9 +5,9 @@ assertion has not been acknowledged. Configured level, it is pending while any o
 latch and the SETSPI message is set; the level is the source's last word until it is asked again at the end of the
 interrupt.
 
-List registers are not modelled: an interrupt here moves from its vCPU's queue to active and back. What a guest could
-notice of them is kept by name: ``listed`` is what ISACTIVER and ICACTIVER leave alone, ``active_on`` is whose
-ICC_DIR_EL1 counts.
+An interrupt moves from its vCPU's queue to active and back. What a guest could notice of list registers is kept by
+name: ``listed`` is what ISACTIVER and ICACTIVER leave alone, ``active_on`` is whose ICC_DIR_EL1 counts, ``listed_in``
+decides who comes first among equals.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gunyah.hypervisor.vgic_cpu_interface import CpuInterface
+    from gunyah.hypervisor.vgic_list_registers import ListRegisters
     from gunyah.hypervisor.virq import VirqSource
 
 __all__ = [
@@ -63,6 +64,7 @@ class Interrupt:
         "intid",
         "latch",
         "line",
+        "listed_in",
         "message",
         "queue",
         "rank",
@@ -94,6 +96,8 @@ class Interrupt:
         self.target = target
         # The CPU interface in whose queue it waits for an acknowledge.
         self.queue: CpuInterface | None = None
+        # The list registers one of which it has, waiting, active or over.
+        self.listed_in: ListRegisters | None = None
 
     @property
     def pending(self) -> bool:

@@ -13,7 +13,7 @@ from gunyah.host.conformance.guests import RESULTS as GUEST_RESULTS
 from gunyah.host.conformance.guests import GuestLog, MemoryMap, guest_code, guest_program, plan
 from gunyah.host.conformance.judge import CapabilityNames, judge
 from gunyah.host.conformance.monitor import Monitor, RootEnvironment
-from gunyah.host.conformance.observations import Bindings, observe
+from gunyah.host.conformance.observations import Bindings, Drain, observe
 from gunyah.host.conformance.vectors import CallStep, Scenario
 from gunyah.host.conformance.verdict import Trouble, Verdict
 
@@ -46,6 +46,7 @@ class CallReplay:
         self._window: int | None = None
         self._memory = MemoryMap()
         self._bindings = Bindings()
+        self._drain = Drain.of((step.note for step in self._steps if step.insn is None), edge="edge" in scenario.name)
         self._log = GuestLog()
         self._entropy_calls = 0
         self.verdicts: list[Verdict] = []
@@ -174,7 +175,7 @@ class CallReplay:
                 extra = sorted(set(have) - set(wanted))
                 verdict.fail(Trouble.WRONG_VALUE, f"{len(wanted)} interrupts", f"without {missing}, with {extra}")
             return
-        findings = observe(monitor, step.note, self._bindings)
+        findings = observe(monitor, step.note, self._bindings, self._drain)
         if not findings:
             verdict.fail(Trouble.NOT_READABLE, step.note, "", "the note states nothing that can be checked")
             return

@@ -157,15 +157,19 @@ class Monitor:
     def set_pending(self, spi: int) -> None:
         self.store(GICD + GICD_ISPENDR + 4 * (spi // 32), 1 << spi % 32)
 
-    def acknowledge(self, limit: int) -> list[int]:
-        """Acknowledge and end what the CPU interface signals, at most ``limit`` times; the INTIDs in order."""
+    def acknowledge(self, limit: int, *, once: bool = False) -> list[int]:
+        """Acknowledge and end what the CPU interface signals, at most ``limit`` times; the INTIDs in order. With
+        ``once`` the first that comes again is the end.
+        """
         taken: list[int] = []
         while len(taken) < limit:
             intid = self.cpu.mrs("ICC_IAR1_EL1") & 0xFF_FFFF
             if intid in SPURIOUS:
                 break
-            taken.append(intid)
             self.cpu.msr("ICC_EOIR1_EL1", intid)
+            if once and intid in taken:
+                break
+            taken.append(intid)
         return taken
 
     # -- what the VM was given -----------------------------------------------------------------------------------------

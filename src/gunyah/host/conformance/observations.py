@@ -8,13 +8,13 @@ What a note does not state is not checked; a note that states nothing readable f
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from gunyah.guest.cpu import GuestAbort, GuestUndefined
 from gunyah.host.conformance.monitor import GICD, GICR, Monitor
 
-__all__ = ["Bindings", "Finding", "observe"]
+__all__ = ["Bindings", "Drain", "Finding", "observe"]
 
 VALUE = r"(?:0x[0-9a-fA-F]+|ABORT\(esr=0x[0-9a-fA-F]+\)|EXC esr=0x[0-9a-fA-F]+)"
 OFFSETS: Mapping[str, Mapping[str, int]] = {
@@ -78,11 +78,27 @@ def register_word(monitor: Monitor, name: str) -> str:
     return f"EXC esr={value.esr:#x}" if isinstance(value, GuestUndefined) else f"{value:#x}"
 
 
-def _acknowledged(monitor: Monitor, expected: list[int]) -> list[int]:
-    # A level that stays asserted is signalled again after each end of interrupt; the recorder gave up after some
-    # rounds.
-    storm = len(expected) > 1 and len(set(expected)) == 1
-    return monitor.acknowledge(len(expected) if storm else max(DEFAULT_LIMIT, len(expected) + 1))
+@dataclass(frozen=True)
+class Drain:
+    """How the recorder took interrupts until none was left. A level that stays asserted is signalled again after each
+    end of interrupt, so it must have given up at some point: after ``limit`` rounds, or when one came again.
+    """
+
+    limit: int = 0
+    """Rounds; 0 where no list of the scenario tells."""
+    once: bool = False
+    """It stopped at the first interrupt that it had taken already."""
+
+    @classmethod
+    def of(cls, notes: Iterable[str], *, edge: bool) -> Drain:
+        """Read off the notes of a scenario; ``edge``: all its interrupts are edge-triggered."""
+        lists = [_number_list(text) for note in notes for text in TAKEN.findall(note)]
+        storms = [len(taken) for taken in lists if len(set(taken)) < len(taken)]
+        return cls(max(storms), False) if storms else cls(0, not edge)
+
+    def take(self, monitor: Monitor, expected: list[int]) -> list[int]:
+        """Acknowledge what is signalled, in order."""
+        return monitor.acknowledge(self.limit or max(DEFAULT_LIMIT, len(expected) + 1), once=self.once)
 
 
 def _number_list(text: str) -> list[int]:
@@ -136,12 +152,12 @@ PENDING = re.compile(r"\bpend=(\d)")
 TAKEN = re.compile(r"irqs[^=:\[]*[=:] *\[([^\]]*)\]")
 
 
-def observe(monitor: Monitor, note: str, bindings: Bindings) -> list[Finding]:
+def observe(monitor: Monitor, note: str, bindings: Bindings, drain: Drain) -> list[Finding]:
     """Do and check what ``note`` says; an empty list when it says nothing that can be checked."""
-    return list(_findings(monitor, note, bindings))
+    return list(_findings(monitor, note, bindings, drain))
 
 
-def _findings(monitor: Monitor, note: str, bindings: Bindings) -> Iterator[Finding]:
+def _findings(monitor: Monitor, note: str, bindings: Bindings, drain: Drain) -> Iterator[Finding]:
     _act(monitor, note)
     if match := FAULT.fullmatch(note):
         yield _fault(match, monitor)
@@ -169,7 +185,7 @@ def _findings(monitor: Monitor, note: str, bindings: Bindings) -> Iterator[Findi
         yield Finding(f"pending SPI {spi}", expected, str(monitor.is_pending(spi)))
     for text in TAKEN.findall(rest):
         numbers = _number_list(text)
-        yield Finding("interrupts taken", str(numbers), str(_acknowledged(monitor, numbers)))
+        yield Finding("interrupts taken", str(numbers), str(drain.take(monitor, numbers)))
 
 
 def _named_registers(monitor: Monitor, text: str) -> Iterator[Finding]:
