@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 from ..clock import NS_PER_TICK, Clock, RealClock, VirtualClock
 from ..memory import PhysicalMemory
 from . import unicorn_private as private
+from .block_start import shorten_block_starts
 from .count import UNLIMITED, Count
 from .decode import decode_instruction, effective_address
 from .dispatch import ExitHook, Plain, abort_function, exit_function
@@ -135,6 +136,7 @@ class Core:
                 lib.mem_map_ptr(self.handle, base, size, 7, host), f"RAM {base:#x}+{size:#x} cannot be mapped"
             )
             self.ram.append((base, base + size, lib.ram_address(self.handle, host) - base))
+        shorten_block_starts(self)
         self.walks = shorten_walks(self, [(*region, memory.host_address(region[0])) for region in memory.regions])
         self._plain = Plain(self)
         self.pages: dict[int, Page] = {}
