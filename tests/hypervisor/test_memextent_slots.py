@@ -10,7 +10,7 @@ from gunyah.abi.errors import Error
 from gunyah.abi.memory import MappingAttributes
 from gunyah.hypervisor.memextent_map import PIECE_SIZE, Slot
 
-from .extents import PAGE, RAM, RO, RW, RWX, make_root, refused, space, sparse
+from .extents import PAGE, RAM, RO, RW, RWX, V, make_root, refused, space, sparse
 
 PAGES = 12
 SPANS = st.tuples(st.integers(0, PAGES - 1), st.integers(1, PAGES)).map(lambda s: (s[0], min(s[1], PAGES - s[0])))
@@ -152,3 +152,22 @@ def test_an_update_keeps_the_memory_type_and_the_rest_of_the_piece(memtype: int)
         (PAGE, 2 * PAGE, 64 * PAGE - RAM, MappingAttributes(5, 4, memtype)),
         (2 * PAGE, 4 * PAGE, 64 * PAGE - RAM, MappingAttributes(7, 6, memtype)),
     ]
+
+
+def test_neighbours_do_not_overlap_and_what_lies_before_is_not_asked() -> None:
+    root = make_root()
+    extent, addrspace = sparse(root), space(root)
+    slot = extent.slots[0]
+    for page in (0, 4, 6):
+        slot.insert(addrspace, RAM + page * PAGE, PAGE, V + page * PAGE, RW)
+    assert [page for page in range(8) if slot.overlaps(RAM + page * PAGE, PAGE)] == [0, 4, 6]
+    assert not slot.overlaps(RAM + PAGE, 3 * PAGE)
+    assert not slot.overlaps(RAM + 5 * PAGE, PAGE)
+    assert slot.overlaps(RAM + 3 * PAGE, 2 * PAGE)
+    for page in (0, 4, 6):
+        assert slot.matches(RAM + page * PAGE, PAGE, V + page * PAGE)
+        assert not slot.matches(RAM + page * PAGE, PAGE, V) or page == 0
+        assert not slot.matches(RAM + page * PAGE, 2 * PAGE, V + page * PAGE)
+    assert not slot.matches(RAM + 4 * PAGE, 3 * PAGE, V + 4 * PAGE)
+    slot.insert(addrspace, RAM + 5 * PAGE, PAGE, V + 5 * PAGE, RO)
+    assert slot.matches(RAM + 4 * PAGE, 3 * PAGE, V + 4 * PAGE)

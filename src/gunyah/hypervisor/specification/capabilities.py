@@ -13,6 +13,7 @@ from gunyah.hypervisor.specification.state import Extent, Slot, Space, Thing, Wo
 __all__ = ["collect", "copied", "deleted", "look_up", "mastered", "missing", "new_thing", "references", "revoked"]
 
 _HIGHEST_ID = 0xFFFF_FFFF << 32
+_REVOKED = Slot(0, 0, False, valid=False)
 
 
 # -- looking up --------------------------------------------------------------------------------------------------------
@@ -101,15 +102,11 @@ def revoked(world: World, space: int, capid: int) -> tuple[Error, World]:
         if thing.space is None:
             continue
         slots = {
-            other: _without_rights(slot) if slot.thing == master.thing and slot is not master and slot.valid else slot
+            other: _REVOKED if slot.thing == master.thing and slot is not master and slot.valid else slot
             for other, slot in thing.space.slots.items()
         }
         world = world.with_space(serial, slots=slots)
     return Error.OK, world
-
-
-def _without_rights(slot: Slot) -> Slot:
-    return Slot(0, 0, False, valid=False)
 
 
 # -- references --------------------------------------------------------------------------------------------------------
