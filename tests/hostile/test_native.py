@@ -192,6 +192,14 @@ class TestTheGuest:
         hostile = self.run(machine, *program, step(Op.RAW, 0, 0, store_x0), ECHO)
         assert hostile.x[7] == 0x1234 and hostile.rescues == rescues + 3
 
+    def test_a_vcpu_that_was_in_aarch32_when_it_was_switched_off_starts_in_aarch64(
+        self, machine: NativePrimaryAttack
+    ) -> None:
+        hostile, branch_to_itself = machine.guest, 0xEAFF_FFFE
+        code = hostile.entry + guest.DATA
+        hostile.put(0, branch_to_itself.to_bytes(4, "little"))
+        assert self.run(machine, number(3, code), step(Op.DROP, 3, 0, 0x10), ECHO).x[7] == 0x1234
+
     def test_steps_are_told_in_words(self) -> None:
         assert describe(step(Op.CALL, 0x1B)) == "call 0x1b (msgqueue_send)"
         assert describe(step(Op.LIST, 0x83, 7, 0xFF)) == "X3 = values[7], 0xff behind"

@@ -39,6 +39,8 @@ BATCH = 2048
 """Steps that the guest gets at once."""
 LOOK = SECOND // 20_000
 """Ticks between two looks at whether the guest gets on."""
+RESCUES_MAX = 20
+"""So many times in a row a guest is switched off and on again and does no step, until somebody should have a look."""
 STEP_TICKS = SECOND // 40_000
 """What a step may take on average before its batch is broken off: a guest that has changed its own counters."""
 SEND, RECEIVE, YIELD = (BY_NAME[name].number for name in ("msgqueue_send", "msgqueue_receive", "scheduler_yield"))
@@ -79,7 +81,7 @@ class NativeAttack(Attack):
         """Until the guest is idle; False when that takes more than ``ticks``, or the VM or the machine is off."""
         hv, hostile = self.hv, self.guest
         deadline = hv.clock.ticks() + ticks
-        before, turns, position = -1, 0, 0
+        before, turns, position, rescues = -1, 0, 0, hostile.rescues
 
         def over() -> bool:
             return hostile.idle or bool(hv.reports) or self._off()
@@ -97,9 +99,20 @@ class NativeAttack(Attack):
             turns = turns + 1 if done == before else 0
             before = done
             if turns > 1:
+                if hostile.rescues - rescues > RESCUES_MAX:
+                    self.findings.append(f"the guest cannot be brought back: {self._where()}")
+                    return False
                 hostile.rescue()
                 turns = 0
+            elif not turns:
+                rescues = hostile.rescues
         return not hv.reports and not self._off()
+
+    def _where(self) -> str:
+        vcpu = self.guest.vcpu()
+        if vcpu is None:
+            return "its vCPU is gone"
+        return f"{vcpu} at {vcpu.pc:#x}, blocks {vcpu.blocks:#x}, step {self.guest.get(Field.POSITION)}"
 
     def _off(self) -> bool:
         vcpu = self.guest.vcpu()

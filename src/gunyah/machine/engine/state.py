@@ -74,6 +74,12 @@ class Registers:
         """False while the vCPU executes AArch32 code at EL0."""
         return bool(self._halves[self._aarch64])
 
+    def leave_aarch32(self) -> None:
+        """Go on in AArch64: R0 to R14 become what the X registers show of them. PSTATE has to be written then."""
+        if not self.aarch64:
+            library().sync_32_to_64(self.address)
+            self._halves[self._aarch64] = 1
+
     @property
     def pstate(self) -> int:
         """PSTATE as SPSR_EL2 would show it."""
@@ -234,6 +240,7 @@ class Context:
         (objects.md 5.2).
         """
         registers = self.registers
+        registers.leave_aarch32()
         registers.pstate = PSTATE_RESET
         registers.pc = entry
         registers.x[0] = x0
