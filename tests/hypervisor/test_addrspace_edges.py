@@ -424,3 +424,10 @@ def test_several_address_spaces_change_whole_or_not_at_all(root: Partition) -> N
     assert pages(one) == {V: (RAM, RW)}
     assert pages(two) == {V: (RAM + PAGE, RW)}
     assert one.state == two.state == ObjectState.ACTIVE
+
+
+def test_a_page_that_no_extent_owns_has_no_device(root: Partition) -> None:
+    addrspace = space(root)
+    addrspace.map(V, PAGE, RAM, RO)
+    addrspace.attach_vdevice(object(), V, PAGE)  # type: ignore[arg-type]
+    assert addrspace.device_at(V, nobody()) is None
