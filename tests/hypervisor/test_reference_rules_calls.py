@@ -83,6 +83,36 @@ class TestVcpuCalls:
         assert yard.call("vcpu_set_affinity", thread, 3).ok
         assert yard.call("vcpu_set_affinity", thread, 4).error == (Error.DENIED if options else Error.OK)
 
+    @pytest.mark.parametrize(
+        ("given", "error"),
+        [
+            ("", Error.OBJECT_CONFIG),
+            ("group", Error.DENIED),
+            ("group vic", Error.DENIED),
+            ("vic", Error.BUSY),
+            ("addrspace", Error.ARGUMENT_INVALID),
+            ("space", Error.OBJECT_CONFIG),
+            ("addrspace space group", Error.DENIED),
+        ],
+    )
+    def test_an_activation_complains_of_taken_places_before_missing_holders(self, given: str, error: int) -> None:
+        yard = Yard()
+        vm = yard.vm(sleep_for_ever)
+        thread = yard.create("thread")
+        for holder in given.split():
+            match holder:
+                case "group":
+                    yard.ok("vpm_group_attach_vcpu", vm.group, thread, 0)
+                case "vic":
+                    yard.ok("vic_attach_vcpu", vm.vic, thread, 0)
+                case "addrspace":
+                    yard.ok("addrspace_attach_thread", vm.addrspace, thread)
+                case _:
+                    yard.ok("cspace_attach_thread", vm.space, thread)
+        # Without an affinity a pinned vCPU is refused too, but last.
+        yard.ok("vcpu_configure", thread, 1)
+        assert yard.call("object_activate", thread).error == error
+
     def test_power_on_asks_for_power_before_it_asks_for_life(self) -> None:
         yard = Yard()
         vm = yard.vm(sleep_for_ever, sleep_for_ever, on=False)

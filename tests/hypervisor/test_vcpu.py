@@ -31,7 +31,8 @@ class TestActivation:
         holders = dict(zip(self.NEEDED, (vm.space, vm.addrspace, vm.vic), strict=True))
         for name in given:
             yard.ok(name, holders[name], thread, *((0,) if name.startswith("vic") else ()))
-        wanted = Error.ARGUMENT_INVALID if "vic_attach_vcpu" not in given and len(given) == 2 else Error.OBJECT_CONFIG
+        vic_first = "vic_attach_vcpu" not in given and "addrspace_attach_thread" in given
+        wanted = Error.ARGUMENT_INVALID if vic_first else Error.OBJECT_CONFIG
         assert yard.call("object_activate", thread).error == wanted
         assert yard.vcpu_of(thread).state == ObjectState.FAILED
 

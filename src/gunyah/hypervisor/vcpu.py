@@ -244,17 +244,21 @@ class Vcpu(KernelObject):
     # -- configuration -------------------------------------------------------------------------------------------------
 
     def _activate(self) -> None:
-        options = self.requested_options
-        if self.cspace is None or self.addrspace is None:
-            missing = "capability space" if self.cspace is None else "address space"
-            raise HypervisorError(Error.OBJECT_CONFIG, f"{self} has no {missing}")
-        self._check_options(options)
-        if self.vic is None:
-            raise HypervisorError(Error.ARGUMENT_INVALID, f"{self} has no VIC for its timer interrupts")
+        # The first that objects says why: places that are taken, then what is missing, the options last.
         if self.vpm is not None:
             self.vpm.check_free(self.vpm_index)
+        if self.vic is not None:
+            self.vic.check_free(self.vic_index)
+        if self.addrspace is None:
+            raise HypervisorError(Error.OBJECT_CONFIG, f"{self} has no address space")
+        if self.vic is None:
+            raise HypervisorError(Error.ARGUMENT_INVALID, f"{self} has no VIC for its timer interrupts")
+        if self.cspace is None:
+            raise HypervisorError(Error.OBJECT_CONFIG, f"{self} has no capability space")
+        options = self.requested_options
+        self._check_options(options)
         self.options = options
-        # Takes the slot or raises, and keeps the PPIs free for the three bindings below.
+        # Refuses forwarded PPIs that this vCPU cannot have; the slot and the three PPIs below are free.
         self.vic.vcpu_activated(self)
         if self.vpm is not None:
             self.vpm.vcpu_activated(self)

@@ -129,6 +129,11 @@ class Vic(KernelObject):
         vcpu.vic = self
         vcpu.vic_index = index
 
+    def check_free(self, index: int) -> None:
+        """BUSY when another vCPU has the slot."""
+        if self.delivery.cpus[index] is not None:
+            raise HypervisorError(Error.BUSY, f"{self}: vCPU slot {index} is taken")
+
     def vcpu_activated(self, vcpu: Vcpu) -> None:
         """Connect the vCPU that is being activated and set its ``gic``.
 
@@ -136,8 +141,7 @@ class Vic(KernelObject):
         the PPI is taken).
         """
         index = vcpu.vic_index
-        if self.delivery.cpus[index] is not None:
-            raise HypervisorError(Error.BUSY, f"{self}: vCPU slot {index} is taken")
+        self.check_free(index)
         gic = CpuInterface(vcpu, index, self.delivery)
         self.delivery.attach(gic)
         self._default_frames[index] = RedistributorFrame(Redistributor(gic, self.delivery), False)
