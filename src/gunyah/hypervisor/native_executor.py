@@ -71,6 +71,7 @@ class NativeExecutor:
             registers.write(timer, 0)
         vcpu.performance_monitor.reset()
         vcpu.performance_monitor.levels = self._native.level_times
+        registers.write("CNTVOFF_EL2", vcpu.virtual_timer.offset)
         registers.write("VPIDR_EL2", id_registers.midr(vcpu))
         registers.write("VMPIDR_EL2", mpidr_of(vcpu))
         registers.write("VTTBR_EL2", self._addrspace.vttbr)
@@ -115,6 +116,10 @@ class NativeExecutor:
             self._hv.report(vcpu, f"{vcpu} {lost}")
         if vcpu.powered_off:
             vcpu.sp_el0, vcpu.sp_el1 = registers.sp_el0, registers.sp_el1
+
+    def virtual_counter_changed(self) -> None:
+        """The virtual counter has stood still, and goes on."""
+        self.context.registers.write("CNTVOFF_EL2", self.vcpu.virtual_timer.offset)
 
     def taken_off(self) -> None:
         """The context is in its own buffer again."""

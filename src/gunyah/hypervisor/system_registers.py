@@ -42,7 +42,7 @@ def _zero(hv: Hypervisor, vcpu: Vcpu) -> int:
 READERS: Mapping[str, Callable[[Hypervisor, Vcpu], int]] = MappingProxyType(
     {
         "CNTFRQ_EL0": lambda hv, vcpu: COUNTER_FREQUENCY,
-        "CNTVCT_EL0": lambda hv, vcpu: hv.clock.sample(),
+        "CNTVCT_EL0": lambda hv, vcpu: hv.clock.sample() - vcpu.virtual_timer.offset,
         "CNTPCT_EL0": lambda hv, vcpu: hv.clock.sample(),
         "CNTV_CTL_EL0": lambda hv, vcpu: vcpu.virtual_timer.control,
         "CNTV_CVAL_EL0": lambda hv, vcpu: vcpu.virtual_timer.cval,

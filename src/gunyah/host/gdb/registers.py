@@ -146,9 +146,21 @@ def _write_native(executor: NativeExecutor, register: Register, value: int) -> N
         case "v":
             registers.set_vector(register.index, value)
         case "fpsr" | "fpcr":
-            raise RegisterRefused(f"{register.name} can only be read here")
+            _write_float_control(executor, value, _FPSR if register.kind == "fpsr" else _FPCR)
         case _:
             _write_system(executor, register.name, value)
+
+
+def _write_float_control(executor: NativeExecutor, value: int, mask: int) -> None:
+    native = executor.vcpu.hv.native_cpu
+    assert native is not None
+    if native.current is not executor:
+        # The library looks at what the CPU has, so it has to be the engine's own.
+        native.switch_to(executor)
+        executor.taken_off()
+    address = executor.context.registers.address
+    engine = library()
+    engine.set_fpscr(address, int(engine.get_fpscr(address)) & ~mask | value & mask)
 
 
 def _write_system(executor: NativeExecutor, name: str, value: int) -> None:

@@ -160,10 +160,14 @@ class Target:
 
     def hold(self, vcpus: Iterable[Vcpu]) -> None:
         """Stop them where they are."""
+        vmids = set()
         for vcpu in vcpus:
             self._steps.pop(vcpu.serial, None)
             self._held.add(vcpu.serial)
             vcpu.block(_PAUSED)
+            vmids.add(vcpu.vmid)
+        for vmid in vmids:
+            self._stop_time(vmid)
 
     def resume(self, vcpu: Vcpu, step: Step | None = None) -> None:
         """Let it run on, or step."""
@@ -172,9 +176,26 @@ class Target:
             self._steps[vcpu.serial] = step
         else:
             self._steps.pop(vcpu.serial, None)
+        self._let_go(vcpu)
+
+    def _let_go(self, vcpu: Vcpu) -> None:
         if vcpu.serial in self._held:
+            self._start_time(vcpu.vmid)
             self._held.discard(vcpu.serial)
             vcpu.unblock(_PAUSED)
+
+    def _stop_time(self, vmid: int) -> None:
+        """A VM that stands still as a whole does not see time pass."""
+        vcpus = self.vms().get(vmid, [])
+        if all(self.held(vcpu) or vcpu.powered_off for vcpu in vcpus):
+            for vcpu in vcpus:
+                vcpu.virtual_timer.stop()
+
+    def _start_time(self, vmid: int) -> None:
+        for vcpu in self.vms().get(vmid, []):
+            vcpu.virtual_timer.start()
+            if isinstance(vcpu.executor, NativeExecutor):
+                vcpu.executor.virtual_counter_changed()
 
     def look(self) -> None:
         """Tell of vCPUs that the hypervisor has stopped for good since the last look."""
@@ -208,9 +229,7 @@ class Target:
         for vcpu in list(self.hv.vcpus.values()):
             self._give_back(vcpu)
             self._steps.pop(vcpu.serial, None)
-            if vcpu.serial in self._held:
-                self._held.discard(vcpu.serial)
-                vcpu.unblock(_PAUSED)
+            self._let_go(vcpu)
         native = self._native
         if native is not None:
             exits = native.core.exits

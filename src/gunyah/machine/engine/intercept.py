@@ -192,9 +192,18 @@ class Intercepts:
         """Keep what the guest writes to its timers, and tell the hypervisor; a virtual clock is read through Python."""
         core, clock = self._core, self._core.clock
         words = core.registers.words
+        offset = core.registers.slot("CNTVOFF_EL2")
+
+        def virtual_ticks() -> int:
+            return clock.ticks() - words[offset]
+
+        def virtual_sample() -> int:
+            return clock.sample() - words[offset]
 
         def patch(which: int, prefix: str) -> None:
             ctl, cval = (core.registers.slot(f"{prefix}_{name}_EL0") for name in ("CTL", "CVAL"))
+            ticks: Callable[[], int] = virtual_ticks if which == VIRTUAL_TIMER else clock.ticks
+            sample: Callable[[], int] = virtual_sample if which == VIRTUAL_TIMER else clock.sample
 
             def write_ctl(value: int) -> None:
                 words[ctl] = value & (TIMER_ENABLE | TIMER_IMASK)
@@ -206,17 +215,17 @@ class Intercepts:
 
             def write_tval(value: int) -> None:
                 value &= 0xFFFF_FFFF
-                words[cval] = clock.ticks() + (value - (1 << 32) if value >> 31 else value)
+                words[cval] = ticks() + (value - (1 << 32) if value >> 31 else value)
                 core.exits.timer(which)
 
             def read_ctl() -> int:
                 value = words[ctl] & (TIMER_ENABLE | TIMER_IMASK)
-                if value & TIMER_ENABLE and clock.ticks() >= words[cval]:
+                if value & TIMER_ENABLE and ticks() >= words[cval]:
                     value |= TIMER_ISTATUS
                 return value
 
             def read_tval() -> int:
-                return words[cval] - clock.sample() & 0xFFFF_FFFF
+                return words[cval] - sample() & 0xFFFF_FFFF
 
             self.patch(f"{prefix}_CTL_EL0", read_ctl, write_ctl)
             self.patch(f"{prefix}_CVAL_EL0", None, write_cval)
@@ -225,7 +234,7 @@ class Intercepts:
         patch(VIRTUAL_TIMER, "CNTV")
         patch(PHYSICAL_TIMER, "CNTP")
         if not clock.real:
-            self.patch("CNTVCT_EL0", clock.sample, free=True)
+            self.patch("CNTVCT_EL0", virtual_sample, free=True)
             self.patch("CNTPCT_EL0", clock.sample, free=True)
 
     def cache_maintenance(self, counter: ctypes.c_uint64, everything: Callable[[int], object]) -> None:

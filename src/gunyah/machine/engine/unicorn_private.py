@@ -196,6 +196,7 @@ class Library:
         self.hook_del = function("uc_hook_del", ctypes.c_int, pointer, ctypes.c_size_t)
         self.raise_exception = function("raise_exception_aarch64", None, pointer, u32, u32, u32)
         self.update_breakpoint = function("hw_breakpoint_update_aarch64", None, pointer, ctypes.c_int)
+        self.set_fpscr = function("vfp_set_fpscr_aarch64", None, pointer, u32)
         self.get_fpscr = function("vfp_get_fpscr_aarch64", u32, pointer)
         self.sync_32_to_64 = function("aarch64_sync_32_to_64_aarch64", None, pointer)
         self.vaddr_to_paddr = function("tlb_vaddr_to_paddr_aarch64", ctypes.c_bool, pointer, u64, u32, u32, pointer)
