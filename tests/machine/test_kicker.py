@@ -21,7 +21,7 @@ class Engine:
         self.flags = (ctypes.c_uint64 * 3)()
         self.kicker = kicker()
         first = ctypes.addressof(self.flags)
-        self.kicker.aim(first, first + 8, first + 16)
+        self.kicker.aim((first, first + 8, first + 16))
 
     @property
     def expirations(self) -> int:

@@ -75,6 +75,7 @@ class NativeCpu:
         self._smc_dispatch = hv.dispatcher.smc
         self.core.route(EC.HVC64, self._hvc_function(), range(HVC_BASE, HVC_BASE + CALL_NUMBER_MAX + 1))
         self.core.route(EC.SYSREG, self._sysreg_function())
+        self.core.route(EC.WFX, self._wfx_function())
         exits.smc = self._smc
         exits.wfi = self._wfi
         exits.mmio_read = self._mmio_read
@@ -182,6 +183,21 @@ class NativeCpu:
         assert vcpu is not None
         self._smc_dispatch(vcpu, imm)
         return not vcpu.attention
+
+    def _wfx_function(self) -> Callable[[int], None]:
+        core, wfi = self.core, self._wfi
+        words, pc_at = core.registers.words, core.library.offsets.env_pc // 8
+
+        def wfx(syndrome: int) -> None:
+            try:
+                words[pc_at] += 4
+                # WFE is a hint.
+                if not syndrome & 1 and not wfi():
+                    core.leave()
+            except BaseException as error:
+                core.fail(error)
+
+        return wfx
 
     def _wfi(self) -> bool:
         vcpu = self.vcpu

@@ -19,7 +19,7 @@ from . import unicorn_private as private
 from .block_start import shorten_block_starts
 from .count import UNLIMITED, Count
 from .decode import decode_instruction, effective_address
-from .dispatch import ExitHook, Plain, abort_function, exit_function
+from .dispatch import ExitHook, Plain, abort_function, enter_function, exit_function
 from .exits import ExitHandler, Page, Stop
 from .fast_walk import shorten_walks
 from .guest_debug import GuestDebug
@@ -100,11 +100,12 @@ class Core:
         exit_request = self.cpu_state + offsets.cpu_exit_request
         icount_high = private.u64_at(self.cpu_state + offsets.cpu_icount_decr).value + 2
         self._stop_flags = (stop_request, exit_request, icount_high)
-        self._stop_request = private.u8_at(stop_request)
-        self._exit_request = private.u8_at(exit_request)
-        self._icount_high = private.u16_at(icount_high)
+        # Storing through a memory view takes half the time.
+        self._stop_request = memoryview(private.u8_at(stop_request)).cast("B")
+        self._exit_request = memoryview(private.u8_at(exit_request)).cast("B")
+        self._icount_high = memoryview(private.u16_at(icount_high)).cast("B").cast("H")
         self._interrupt_request = private.u32_at(self.cpu_state + offsets.cpu_interrupt_request)
-        self._halted = private.u32_at(self.cpu_state + offsets.cpu_halted)
+        self._halted = memoryview(private.u32_at(self.cpu_state + offsets.cpu_halted)).cast("B").cast("I")
         self._exception_index = private.u32_at(self.cpu_state + offsets.cpu_exception_index)
         self._syndrome = private.u32_at(env + offsets.env_syndrome)
         self._target_el = private.u32_at(env + offsets.env_target_el)
@@ -116,6 +117,7 @@ class Core:
 
         self.registers = Registers(env, offsets)
         self.x = self.registers.x
+        self._enter_guest = enter_function(self)
         self._exclusive = private.u64_at(env + offsets.env_exclusive_addr)
         self.context: Context | None = None
         self.running = False
@@ -155,8 +157,10 @@ class Core:
         memory.listeners.append(_listener(weakref.ref(self)))
         self._shared = _siblings.setdefault(memory, weakref.WeakSet())
         self._shared.add(self)
+        self._several = False
         if len(self._shared) > 1:
             for core in self._shared:
+                core._several = True
                 core._share_cache_maintenance()
 
     def check(self, error: int, what: str) -> None:
@@ -241,15 +245,15 @@ class Core:
         if self.running:
             raise EngineError(f"core {self.index} is running already; a handler must not call run()")
         timer = kicker()
-        emu_start = self.library.emu_start
-        registers = self.registers
+        enter, halted = self._enter_guest, self._halted
         count, spin = self._count, self._spin
-        if len(self._shared) > 1:
+        if self._several:
             # Another core may have run TLB maintenance for this one meanwhile.
             self.library.tlb_flush(self.cpu_state)
         self._started = True
         self.running = True
-        timer.aim(*self._stop_flags)
+        if timer.target is not self._stop_flags:
+            timer.aim(self._stop_flags)
         if count is not None:
             count.begin(budget)
         try:
@@ -271,7 +275,7 @@ class Core:
                 else:
                     return Stop.DEADLINE
                 spin.begin()
-                code = emu_start(self.handle, registers.pc, 0, 0, 0)
+                code = enter()
                 if self._error is not None:
                     error, self._error = self._error, None
                     self._leave = False
@@ -283,8 +287,8 @@ class Core:
                     self._bus_error(code)
                 elif spin.spun:
                     return Stop.SPIN
-                elif self._halted.value:
-                    self._halted.value = 0
+                elif halted[0]:
+                    halted[0] = 0
                     if self.exits.wfi is None:
                         return Stop.WFI
                     if not self.exits.wfi():
@@ -324,9 +328,9 @@ class Core:
             self.check(code, f"the engine stopped at {self.registers.pc:#x} for a reason of its own")
 
     def _stop(self) -> None:
-        self._stop_request.value = 1
-        self._exit_request.value = 1
-        self._icount_high.value = 0xFFFF
+        self._stop_request[0] = 1
+        self._exit_request[0] = 1
+        self._icount_high[0] = 0xFFFF
 
     def leave(self) -> None:
         """Make `run` come back with `Stop.HANDLER` as soon as the present instruction is done; for use in handlers."""
@@ -340,7 +344,7 @@ class Core:
 
     def halt(self) -> None:
         """Come back from `run` with `Stop.WFI`; what a WFI does that nobody handles."""
-        self._halted.value = 1
+        self._halted[0] = 1
         self._stop()
 
     def fail(self, error: BaseException) -> None:
@@ -354,7 +358,7 @@ class Core:
     def _line(self, bit: int, level: bool) -> None:
         if level:
             self._interrupt_request.value |= bit
-            self._icount_high.value = 0xFFFF
+            self._icount_high[0] = 0xFFFF
         else:
             self._interrupt_request.value &= ~bit
 

@@ -62,6 +62,18 @@ _CORRUPT_CODE: Final = (
     "ffe0"  # jmp rax
 )
 
+# int enter(void): uc_emu_start(engine, PC, 0, 0, 0); handing five arguments over takes Python longer than a short run
+_ENTER_CODE: Final = (
+    "48bf{engine}"  # mov rdi, engine
+    "48be{pc}"  # mov rsi, &PC
+    "488b36"  # mov rsi, [rsi]
+    "31d2"  # xor edx, edx
+    "31c9"  # xor ecx, ecx
+    "4531c0"  # xor r8d, r8d
+    "48b8{start}"  # mov rax, uc_emu_start
+    "ffe0"  # jmp rax
+)
+
 _SINGLE_ACCESS: Final = 0x0100_00BC
 """ISV, S1PTW and the kind of fault in a data abort's ISS..."""
 _SINGLE_ACCESS_TRANSLATION: Final = 0x0100_0004
@@ -115,6 +127,18 @@ class Plain:
                 self.known.clear()
             self.known[pc] = plan
         return None
+
+
+def enter_function(core: Core) -> Callable[[], int]:
+    """Make the function that runs guest code at the vCPU's PC until something stops it; gives the engine's error."""
+    places = {
+        "engine": core.handle,
+        "pc": core.registers.address + core.library.offsets.env_pc,
+        "start": ctypes.cast(core.library.emu_start, ctypes.c_void_p).value or 0,
+    }
+    code = _ENTER_CODE.format(**{name: value.to_bytes(8, "little").hex() for name, value in places.items()})
+    # The interpreter lock is kept: a callback then costs no lock hand-over, which is most of an exit's price.
+    return ctypes.PYFUNCTYPE(ctypes.c_int)(core.code.place(bytes.fromhex(code)))
 
 
 def exit_function(core: Core, exits: ExitHandler) -> Callable[[int], None]:

@@ -74,7 +74,10 @@ class Kicker:
         if self.descriptor < 0:
             raise EngineUnavailable(f"no timer for preemption: {os.strerror(ctypes.get_errno())}")
         self._block = (ctypes.c_uint64 * 8)()
-        self._nowhere = ctypes.c_uint64()
+        self._view = memoryview(self._block).cast("B").cast("Q")
+        self._nothing = ctypes.c_uint64()
+        self._nowhere = (ctypes.addressof(self._nothing),) * 3
+        self.target = self._nowhere
         self._block[0] = self.descriptor
         self._block[7] = REPEAT_NS
         self._armed_ns = 0
@@ -97,17 +100,18 @@ class Kicker:
             raise EngineUnavailable(f"no thread for preemption: {os.strerror(error)}")
         libc.pthread_detach(thread)
 
-    def aim(self, stop_request: int, exit_request: int, icount_high: int) -> None:
-        """Point the thread at the flags of an engine (host addresses), before it first runs."""
-        self._block[2] = stop_request
-        self._block[3] = exit_request
-        self._block[4] = icount_high
+    def aim(self, flags: tuple[int, int, int]) -> None:
+        """Point the thread at the flags of an engine, before it runs and another one was the `target`.
+
+        They are host addresses: stop request, exit request, high half of the instruction counter.
+        """
+        self.target = flags
+        self._block[2:5] = list(flags)
 
     def forget(self) -> None:
         """Point the thread at nothing, before the engine it was aimed at goes away."""
         self.disarm()
-        nowhere = ctypes.addressof(self._nowhere)
-        self.aim(nowhere, nowhere, nowhere)
+        self.aim(self._nowhere)
 
     def arm(self, now_ns: int, deadline_ns: int) -> None:
         """Kick at CLOCK_MONOTONIC `deadline_ns` nanoseconds or some time before, and on until `disarm`.
@@ -115,7 +119,7 @@ class Kicker:
         A timer that is still to fire before the deadline stays as it is: an early kick costs less than a system call.
         """
         self._runs += 1
-        self._block[5] = self._runs
+        self._view[5] = self._runs
         # The time is taken again, now that the thread can see the run: if this thread had to wait since ``now_ns``, the
         # timer may have fired at nobody meanwhile, and the run would go on for ever.
         if now_ns >= self._armed_ns or not time.monotonic_ns() < self._armed_ns <= deadline_ns:
@@ -125,7 +129,7 @@ class Kicker:
 
     def disarm(self) -> None:
         """Stop kicking; the timer may still fire once, at nobody."""
-        self._block[5] = 0
+        self._view[5] = 0
 
 
 _kicker: list[Kicker] = []
