@@ -108,6 +108,33 @@ def test_a_recorded_vm_ends_as_it_did(replay: Any, kind: int, reason: tuple[int,
     assert replay(svm_lifecycle_end=life(end))["failures"] == []
 
 
+def test_a_next_life_that_nobody_was_told_of_is_a_deviation(replay: Any) -> None:
+    """VM_RESET removes the links to peers (rm-behaviour.md 11); here the owner is linked again."""
+    exited = notification(0x5610_0001, struct.pack("<HHII", OWN, 1, 4, 0).hex())
+    first = life([status(9), exited, request(GET_STATE, words(OWN), words(0, 9)), status(0xA)])
+    released = [status(0xB), request(RESET, words(OWN), words(0)), request(RECLAIM, words(0, 0), words(0))]
+    again = [step for step in life([exited])[1:] if step["kind"] != "notification" or step is exited]
+    lend, configured = again[0], again[1]
+    lend["reply"] = words(0, 1)
+    configured["payload"] = configured["payload"][:8] + words(1) + configured["payload"][16:]
+    ends = [
+        request(GET_STATE, words(OWN), words(0, 9)),
+        notification(0x5110_0012, words(1, OWN, 0)),
+        request(RESET, words(OWN), words(0)),
+        request(RECLAIM, words(1, 0), words(0)),
+        request(DEALLOCATE, words(OWN), words(0)),
+        request(ALLOCATE, words(0), words(0, OWN)),
+        status(8),
+        request(CONFIG, configured["payload"], words(0xA)),
+    ]
+    result = replay(
+        rm_rpc_again=[*first, notification(0x5110_0012, words(0, OWN, 0)), *released, *again, *ends],
+    )
+    assert result["failures"] == []
+    assert [step["call"] for step in result["deviation_steps"]] == ["VM_EXITED", "MEM_RELEASED"]
+    assert result["unused_rules"] == []
+
+
 def test_a_vm_whose_device_tree_was_not_found_finds_none_here(replay: Any) -> None:
     steps = life([])[:4] + [status(8), request(INIT, words(OWN), words(0xA))]
     assert replay(rm_rpc_no_tree=steps)["failures"] == []

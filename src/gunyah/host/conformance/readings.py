@@ -119,6 +119,7 @@ def _hypervisor_node(source: str) -> str:
     body = re.sub(r"@[0-9a-f]{8,16}", "@capability", match[1])
     body = re.sub(r"0x0*(?=[0-9a-f])", "0x", body).replace("\\0", '", "')
     body = re.sub(r"reg = <0x\w+ 0x\w+ 0x\w+ 0x\w+>", "reg = <tx rx>", body)
+    body = re.sub(r"reg = <0x\w+ 0x\w+>", "reg = <capability>", body)
     # Properties first: recordings and trees list them in any order.
     lines = [line.strip() for line in body.splitlines() if line.strip()]
     return "\n".join(sorted(lines))

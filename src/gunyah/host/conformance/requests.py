@@ -8,13 +8,14 @@ its owner did for a VM whose own requests are replayed, is done again when the r
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 from gunyah.abi import pyimage
 from gunyah.abi.errors import Error, RmError
 from gunyah.abi.hypercalls import BY_NAME
 from gunyah.abi.layout import PayloadError
-from gunyah.abi.rm import MESSAGES, message_name
+from gunyah.abi.rm import MESSAGES, VmStatus, message_name
 from gunyah.guest.cpu import GuestAbort, Program
 from gunyah.host.conformance.askers import PRIMARY, SECONDARY
 from gunyah.host.conformance.judge import new_capability_fault
@@ -25,16 +26,18 @@ from gunyah.host.conformance.recorded_guest import Driver, RecordedGuest, own_ex
 from gunyah.host.conformance.rpc import TURNS, Message, NoAnswer, RmClient
 from gunyah.host.conformance.secondary_view import Desk, orders
 from gunyah.host.conformance.vectors import RmStep, Scenario
-from gunyah.host.conformance.verdict import Trouble, Verdict
+from gunyah.host.conformance.verdict import Outcome, Trouble, Verdict
 from gunyah.host.conformance.vm_image import placement
 
 __all__ = ["RmReplay"]
 
+VM_DEALLOCATE = 0x5600_0002
 VM_START = 0x5600_0004
 GET_VMID = 0x5600_0024
 GET_HYP_RESOURCES = 0x5600_0020
 IRQ_LEND = 0x5600_0051
 VM_EXIT = 0x5600_0085
+VM_STATUS = 0x5610_0008
 IRQ_HANDLE_FIRST = frozenset({0x5600_0050, 0x5600_0052, 0x5600_0053, 0x5600_0054, 0x5610_0012, 0x5610_0013})
 """Messages whose payload begins with an IRQ handle."""
 IRQ_LENT = 0x5610_0011
@@ -77,6 +80,7 @@ class RmReplay:
         self._here: Party
         self._started: GuestParty | None = None
         self._desk = desk
+        self._reset: set[bytes] = set()
         self._orders = orders(self._steps, vmid) if desk is not None else {}
         self.verdicts: list[Verdict] = []
 
@@ -96,6 +100,7 @@ class RmReplay:
             self._request(self._party(step), step, verdict)
             self._note_start(step)
             self._settle(pending)
+            self._note_removal(client, step)
         self._others_do_their_part(monitor, client, len(self._steps), [waiting for waiting, _ in pending])
         self._settle(pending)
 
@@ -107,6 +112,15 @@ class RmReplay:
         vmid = int.from_bytes(step.payload[:2], "little")
         if step.message == VM_START and step.reply == bytes(4) and vmid in self._guests:
             self._started = GuestParty(self._here, self._guests[vmid], vmid)
+
+    def _note_removal(self, client: RmClient, step: RmStep) -> None:
+        """With a VM go the notifications of lives that nobody was told of in the recording."""
+        if step.message != VM_DEALLOCATE or step.reply != bytes(4) or step.payload[:2] not in self._reset:
+            return
+        gone = step.payload[:2]
+        kept = [got for got in client.notifications if got.message != VM_STATUS or got.payload[:2] != gone]
+        client.notifications = deque(kept)
+        self._reset.discard(gone)
 
     def _others_do_their_part(
         self, monitor: Monitor, client: RmClient, index: int, notifications: Sequence[RmStep]
@@ -128,12 +142,28 @@ class RmReplay:
 
     def _settle(self, pending: list[tuple[RmStep, Verdict]]) -> None:
         for step, verdict in pending:
-            got = self._party(step).do(lambda _, client: client.wait_notification())
+            got = self._next_notification(step)
+            first = ""
+            while got is not None and self._of_a_next_life(got) and _named(got) != _named(step):
+                first = first or _words(got.message, got.payload)
+                got = self._next_notification(step)
             if got is None:
-                verdict.fail(Trouble.NO_REPLY, _words(step.message, step.payload), "no notification")
-            else:
-                self._judge_notification(step, verdict, got)
+                verdict.fail(Trouble.NO_REPLY, _words(step.message, step.payload), first or "no notification")
+                continue
+            self._judge_notification(step, verdict, got)
+            if first and verdict.outcome is Outcome.PASSED:
+                words = _words(got.message, got.payload)
+                verdict.fail(Trouble.WRONG_MESSAGE, words, f"{words} after {first}")
+            if got.message == VM_STATUS and got.payload[4:5] == bytes([VmStatus.RESET]):
+                self._reset.add(got.payload[:2])
         pending.clear()
+
+    def _next_notification(self, step: RmStep) -> Message | None:
+        return self._party(step).do(lambda _, client: client.wait_notification())
+
+    def _of_a_next_life(self, got: Message) -> bool:
+        """VM_STATUS of a VM that was reset before: the reference's RM has dropped its peers (rm-behaviour.md 11)."""
+        return got.message == VM_STATUS and got.payload[:2] in self._reset
 
     # -- requests ------------------------------------------------------------------------------------------------------
 
@@ -249,6 +279,10 @@ def _well_formed(step: RmStep) -> bool:
     except PayloadError:
         return False
     return True
+
+
+def _named(notification: Message | RmStep) -> tuple[int, bytes]:
+    return notification.message, notification.payload
 
 
 def _words(message: int, payload: bytes) -> str:
