@@ -248,16 +248,26 @@ def refuse(error: Error) -> Callable[..., object]:
 class TestChecker:
     """Calls that answer what they should not, or do what they should not."""
 
+    def test_all_arguments_and_results_are_shown(self, rig: RootRig) -> None:
+        checker = checked(rig, partition_create_doorbell=lambda *_: (77,))
+        rig.call("partition_create_doorbell", rig.partition, rig.cspace)
+        first = str(checker.divergence).splitlines()[0]
+        assert first.startswith(f"partition_create_doorbell({rig.partition:#x}, {rig.cspace:#x}, 0x0) = 0x0, 0x4d by ")
+        assert "0 objects were made" in str(checker.divergence)
+
     def test_the_divergence_names_call_arguments_results_and_caller_and_shows_both_states(self, rig: RootRig) -> None:
         bell = rig.create("doorbell")
         checker = checked(rig, object_activate=lambda *_: None)
         rig.call("object_activate", bell)
         lines = str(checker.divergence).splitlines()
         number = serial(rig, bell)
-        assert lines[0].startswith(f"object_activate({bell:#x}")
-        assert f" = 0x0 by {rig.vcpu} diverges from the specification" in lines[0]
+        assert lines[0] == f"object_activate({bell:#x}, 0x0) = 0x0 by {rig.vcpu} diverges from the specification"
+        assert checker.divergence is not None
+        assert checker.divergence.headline == f"{lines[0]}: {lines[1]}"
+        assert rig.hv.remarks[-1] == checker.divergence.headline
         assert lines[1] == f"object #{number} state: expected {ObjectState.ACTIVE}, found {ObjectState.INIT}"
-        allowed, found = (next(i for i, line in enumerate(lines) if word in line) for word in ("allows:", "found:"))
+        allowed = lines.index("-- the state that the specification allows:")
+        found = lines.index("-- the state that was found:")
         assert any(f"#{number} doorbell ACTIVE" in line for line in lines[allowed:found])
         assert any(f"#{number} doorbell INIT" in line for line in lines[found:])
         assert any("master" in line and f"#{number} rights" in line for line in lines)
@@ -277,6 +287,7 @@ class TestChecker:
         ("name", "error", "words"),
         [
             ("cspace_configure", Error.DENIED, "ARGUMENT_INVALID was expected"),
+            ("cspace_configure", Error.UNIMPLEMENTED, "answers -1: ARGUMENT_INVALID was expected"),
             ("partition_create_doorbell", Error.CSPACE_FULL, "there is room"),
             ("cspace_revoke_caps_from", Error.DENIED, "OK was expected"),
         ],
