@@ -40,7 +40,7 @@ BATCH = 2048
 LOOK = SECOND // 20_000
 """Ticks between two looks at whether the guest gets on."""
 RESCUES_MAX = 20
-"""So many times in a row a guest is switched off and on again and does no step, until somebody should have a look."""
+"""So many times in a row is a guest switched off and on again that has no step to do, and does not say so."""
 STEP_TICKS = SECOND // 40_000
 """What a step may take on average before its batch is broken off: a guest that has changed its own counters."""
 SEND, RECEIVE, YIELD = (BY_NAME[name].number for name in ("msgqueue_send", "msgqueue_receive", "scheduler_yield"))
@@ -81,7 +81,7 @@ class NativeAttack(Attack):
         """Until the guest is idle; False when that takes more than ``ticks``, or the VM or the machine is off."""
         hv, hostile = self.hv, self.guest
         deadline = hv.clock.ticks() + ticks
-        before, turns, position, rescues = -1, 0, 0, hostile.rescues
+        before, turns, beyond = -1, 0, 0
 
         def over() -> bool:
             return hostile.idle or bool(hv.reports) or self._off()
@@ -91,21 +91,16 @@ class NativeAttack(Attack):
                 return False
             # It may sleep and have armed nothing that could wake it: a miracle does.
             hostile.wake()
-            done, last = hostile.get(Field.DONE), position
-            position = hostile.get(Field.POSITION)
-            if position < last and not self.laps:
-                # It has changed its own place, and would go round and round.
-                return False
+            done = hostile.get(Field.DONE)
             turns = turns + 1 if done == before else 0
             before = done
-            if turns > 1:
-                if hostile.rescues - rescues > RESCUES_MAX:
-                    self.findings.append(f"the guest cannot be brought back: {self._where()}")
-                    return False
+            if turns > 1 or not hostile.on_its_way:
                 hostile.rescue()
                 turns = 0
-            elif not turns:
-                rescues = hostile.rescues
+                beyond = beyond + 1 if hostile.at_the_end else 0
+                if beyond > RESCUES_MAX:
+                    self.findings.append(f"the guest cannot be brought back: {self._where()}")
+                    return False
         return not hv.reports and not self._off()
 
     def _where(self) -> str:

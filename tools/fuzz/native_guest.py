@@ -147,7 +147,8 @@ class NativeGuest:
         """How often it was switched off and on again."""
         self.done = self.calls = self.exceptions = self.interrupts = 0
         """Since the start, whatever the guest makes of its counters."""
-        self._seen: dict[Field, int] = {}
+        self._count = self._laps = self._place = 0
+        self._rescued = -1
 
     # -- its memory ----------------------------------------------------------------------------------------------------
 
@@ -204,6 +205,8 @@ class NativeGuest:
         memory.write(self.base + STEPS, steps)
         for field, value in ((Field.LAPS, laps), (Field.POSITION, 0), (Field.COUNT, len(steps) // STEP)):
             self.set(field, value)
+        self._count, self._laps, self._place = len(steps) // STEP, laps, 0
+        self._rescued = -1
         self._again()
 
     def _again(self) -> None:
@@ -232,6 +235,20 @@ class NativeGuest:
         # It may have said so just before it got the steps that it has now.
         return state == 2 or (state == 1 and self.get(Field.POSITION) >= self.get(Field.COUNT))
 
+    @property
+    def on_its_way(self) -> bool:
+        """It has not changed its own place, or the number of its steps: such a guest may go round and round."""
+        position = self.get(Field.POSITION)
+        if self.get(Field.COUNT) != self._count or (position < self._place and not self._laps):
+            return False
+        self._place = min(position, self._count)
+        return True
+
+    @property
+    def at_the_end(self) -> bool:
+        """It has no step left to do."""
+        return self._place >= self._count
+
     def wake(self) -> None:
         """Let it come out of a WFI or a suspend that nothing would end."""
         vcpu = self.vcpu()
@@ -239,12 +256,22 @@ class NativeGuest:
             vcpu.wake()
 
     def rescue(self) -> bool:
-        """Switch it off and on again, its code and lists restored; False when there is nothing to switch."""
+        """Switch it off and on again, its code and lists restored, at the step after the one that it was at; False when
+        there is nothing to switch.
+        """
         vcpu = self.vcpu()
         if vcpu is None or vcpu.killed or vcpu.powered_off or not isinstance(vcpu.executor, NativeExecutor):
             return False
         self.rescues += 1
         self.stamp()
+        # What it was doing when it was last seen on its way is behind it now.
+        place = self.get(Field.POSITION) if self.on_its_way else self._place + 1
+        self._place = min(place if self._laps else max(place, self._rescued + 1), self._count)
+        self._rescued = self._place
+        laps = self.get(Field.LAPS)
+        self._laps = laps if laps <= self._laps else 0
+        for field, value in ((Field.POSITION, self._place), (Field.COUNT, self._count), (Field.LAPS, self._laps)):
+            self.set(field, value)
         vcpu.suspend_resume = None
         vcpu.executor.power_on(self.entry, 0)
         vcpu.unblock(_ASLEEP)
