@@ -77,16 +77,17 @@ class Link:
         while True:
             # Before the call: the client may send again, and its interrupt be taken, before "empty" is read here.
             self.pending = False
-            error, size, _ = self._hyp.try_msgqueue_receive(
+            error, size, more = self._hyp.try_msgqueue_receive(
                 self.receive_queue, self._inbound.address, self._message_size
             )
             if error:
                 if error != Error.MSGQUEUE_EMPTY:
                     self.dead = f"receiving from VM {self.vm.vmid} failed with error {error}"
                 return None
-            self.pending = True
+            if more:
+                self.pending = True
             message = self.assembler.feed(self._cpu.read(self._inbound.address, size))
-            if message is not None:
+            if message is not None or not more:
                 return message
 
     def _send(self, packet: bytes) -> bool:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import count
+from typing import Final, NamedTuple
 
 from gunyah.abi.rm import CONTINUATIONS_MAX, HEADER_SIZE, Header, MessageType, PayloadError
 
@@ -21,8 +21,10 @@ NOTIFICATIONS_MAX = 256
 """Notifications that wait for one client; the oldest is dropped for the next (rm-rpc.md 1.5)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+_TYPES: Final = tuple(MessageType)
+
+
+class Message(NamedTuple):
     """A whole message: ``type`` request, reply or notification; ``payload`` without any header."""
 
     type: MessageType
@@ -84,7 +86,7 @@ class Assembler:
             self._parts = [packet[HEADER_SIZE:]]
         if len(self._parts) <= first.fragments:
             return None
-        message = Message(MessageType(first.type), first.msg_id, first.seq, b"".join(self._parts))
+        message = Message(_TYPES[first.type], first.msg_id, first.seq, b"".join(self._parts))
         self._first, self._parts = None, []
         return message
 
