@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools.fuzz.attack import Attack
+from tools.fuzz.checked_attack import CheckedAttack
 from tools.fuzz.native_attack import NativeCallsAttack, NativePairAttack, NativePrimaryAttack, NativeSmpAttack
 from tools.fuzz.primary_attack import PrimaryAttack
 from tools.fuzz.root_attack import RootAttack
@@ -24,13 +25,14 @@ __all__ = ["KINDS", "Run", "apart", "attempt", "resident_kib", "run_apart", "ser
 KINDS: dict[str, type[Attack]] = {
     "primary": PrimaryAttack,
     "root": RootAttack,
+    "checked": CheckedAttack,
     "native": NativePrimaryAttack,
     "pair": NativePairAttack,
     "calls": NativeCallsAttack,
     "smp": NativeSmpAttack,
 }
-"""Hostile Python VMs (the primary VM, the root VM with VMs of its own), native ones (the primary VM, one of two, the
-primary VM with nothing but calls, and with two vCPUs).
+"""Hostile Python VMs: the primary VM; the root VM with VMs of its own, alone and against the specification. Native ones:
+the primary VM; one of two; the primary VM with nothing but calls, and with two vCPUs.
 """
 WATCHDOG_SECONDS = 300
 
