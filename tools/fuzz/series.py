@@ -31,7 +31,7 @@ KINDS: dict[str, type[Attack]] = {
     "calls": NativeCallsAttack,
     "smp": NativeSmpAttack,
 }
-"""Hostile Python VMs: the primary VM; the root VM with VMs of its own, alone and against the specification. Native ones:
+"""Hostile Python VMs: the primary VM; the root VM with VMs of its own, alone and against the specification. Native:
 the primary VM; one of two; the primary VM with nothing but calls, and with two vCPUs.
 """
 WATCHDOG_SECONDS = 300
