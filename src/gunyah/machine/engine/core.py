@@ -305,9 +305,9 @@ class Core:
         return self._count is not None
 
     @property
-    def budget_address(self) -> int:
-        """Host address of what is left of the run's instructions; 0 on a real clock."""
-        return self._count.address if self._count is not None else 0
+    def budget(self) -> Count | None:
+        """What counts instructions on a virtual clock."""
+        return self._count
 
     def charge_exception(self) -> None:
         """Let a virtual clock advance by what an exception takes, for one that the engine does not announce."""

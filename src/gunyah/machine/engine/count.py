@@ -12,6 +12,7 @@ and its run has to end all the same.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from ..clock import VirtualClock
@@ -80,6 +81,8 @@ class Count:
         self._block = (ctypes.c_int64 * 4)(0, *stop_flags)
         self._granted = 0
         self._rest = 0
+        self.on_begin: Callable[[], None] | None = None
+        """Told when a run has got its budget."""
         self.watched = False
         """Whether the present run is too long to go without interruption by the host."""
         self.executed = 0
@@ -109,6 +112,8 @@ class Count:
         self._block[0] = self._granted
         self.watched = ticks > UNWATCHED
         self._clock.drive(self._elapsed)
+        if self.on_begin is not None:
+            self.on_begin()
 
     def _elapsed(self) -> int:
         return (self._granted - self._block[0] + self._rest) // _BYTES_PER_TICK

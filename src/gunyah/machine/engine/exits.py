@@ -53,8 +53,8 @@ class ExitHandler:
       `Core.inject_data_abort`.
     * `instruction_abort(esr, far, ipa)`: fetch that stage 2 refuses; PC at the address.
     * `sysreg(iss)`: trapped MRS, MSR or system instruction, PC at it; see `decode.SysregAccess`.
-    * `debug(esr)`: BRK and single step, if MDCR_EL2.TDE is set; PC at the instruction. Break and watch point registers
-      of the engine never fire: patch a BRK in, or take a page's stage-2 permission away.
+    * `debug(esr)`: BRK, software steps and breakpoints, if MDCR_EL2.TDE is set; PC at the instruction. Watchpoint
+      registers are the guest's own (`guest_debug`); a hypervisor's are in `debug`.
     * `other(esr)`: any other exception for EL2.
     * `timer(which)`: the guest wrote registers of its virtual (0) or physical (1) timer; they are in `registers`.
       Called in the middle of a block of code: registers are current, PC is not.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LevelTimes"]
 
-_ENV, _EL0, _EL1 = 0, 3, 4
+_ENV, _SINCE, _EL0, _EL1 = 0, 2, 3, 4
 """Words of the account."""
 
 _SYMBOL: Final = "pmu_op_start_aarch64"
@@ -45,8 +45,16 @@ class LevelTimes:
             install(library, "level_times", _SYMBOL, header)
             [slot] = linkage_slots(library, _SYMBOL)
             _update.append(ctypes.CFUNCTYPE(None, ctypes.c_uint64)(u64_at(slot).value))
-        _account[:] = [core.registers.address, core.budget_address, 0, 0, 0]
-        _update[0](core.registers.address)
+        budget = core.budget
+        if budget is not None:
+            budget.on_begin = self._begin
+        _account[:] = [core.registers.address, budget.address if budget is not None else 0, 0, 0, 0]
+        self._begin()
+
+    def _begin(self) -> None:
+        """The present stay at a level begins now: the budget was another one before."""
+        _account[_SINCE] = 0
+        _update[0](self._core.registers.address)
 
     def take(self) -> tuple[int, int]:
         """Times at EL0 and EL1 since the last look, in one unit; nothing if another core was asked meanwhile."""
