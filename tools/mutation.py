@@ -123,7 +123,7 @@ def _silent(function: ast.FunctionDef) -> str:
 
 
 def _difference(original: ast.FunctionDef, mutant: ast.FunctionDef) -> str:
-    before, after = ast.unparse(original).splitlines()[1:], ast.unparse(mutant).splitlines()[1:]
+    before, after = ("\n".join(map(ast.unparse, each.body)).splitlines() for each in (original, mutant))
     gone = [line.strip() for line in before if line not in after]
     come = [line.strip() for line in after if line not in before]
     return "\n".join([*(f"    - {line}" for line in gone), *(f"    + {line}" for line in come)])

@@ -19,7 +19,7 @@ from gunyah.hypervisor.hypervisor import Hypervisor
 from gunyah.hypervisor.specification.checker import Checker, differences
 from gunyah.hypervisor.specification.observe import Observer, observe
 from gunyah.hypervisor.specification.ownership import FREE
-from gunyah.hypervisor.specification.state import Extent, Slot, Space, Thing, World
+from gunyah.hypervisor.specification.state import Extent, Slot, Space, Thing, World, thing_lines
 
 PAGE = 0x1000
 CLAY = 0x6000_0000
@@ -223,6 +223,38 @@ class TestDifferences:
         assert sorted(self.lines(World({}, left), World({}, right))) == [
             "memory 0x20..0x30: expected the owner b",
             "memory 0x20..0x30: found the owner 7",
+        ]
+
+
+class TestLines:
+    """A thing for people to read."""
+
+    def test_a_plain_one(self) -> None:
+        assert list(thing_lines(7, Thing(ObjectType.DOORBELL))) == ["#7 doorbell INIT"]
+
+    def test_who_it_holds_what_pins_it_and_its_vmid(self) -> None:
+        thing = Thing(ObjectType.ADDRSPACE, ObjectState.ACTIVE, holds=(3, 4), pins=2, vmid=9)
+        assert list(thing_lines(7, thing)) == ["#7 addrspace ACTIVE VMID 9 holds #3, #4 pins 2"]
+
+    @pytest.mark.parametrize(
+        ("extent", "line"),
+        [
+            (Extent(0x1000, 0x2000, 6), "    0x1000+0x2000 basic, access 0x6"),
+            (Extent(0, 0x1000, 7, 0, True, 5), "    0x0+0x1000 sparse, access 0x7 of #5"),
+            (Extent(0, 0x1000, 7, attached=True), "    0x0+0x1000 basic, access 0x7, attached"),
+        ],
+    )
+    def test_its_memory(self, extent: Extent, line: str) -> None:
+        assert list(thing_lines(7, Thing(ObjectType.MEMEXTENT, extent=extent))) == ["#7 memextent INIT", line]
+
+    def test_its_slots_in_the_order_of_their_objects(self) -> None:
+        slots = {0x30: Slot(9, 7, True), 0x20: Slot(0, 0, False, valid=False), 0x40: Slot(8, 1, False)}
+        assert list(thing_lines(7, Thing(ObjectType.CSPACE, space=Space(5, slots)))) == [
+            "#7 cspace INIT",
+            "    at most 5 capabilities",
+            "    0x20: revoked",
+            "    0x40: #8 rights 0x1",
+            "    0x30: #9 rights 0x7 master",
         ]
 
 

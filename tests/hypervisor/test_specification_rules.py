@@ -601,9 +601,26 @@ class TestOwnership:
         if allowed:
             expected = ownership.transferred(owners, (4 + offset) * PAGE, size * PAGE, receiver)
         assert made.owners == expected
+        assert made.things == before.things
         if allowed:
             for wrong in ((offset * PAGE + 8, size * PAGE), (offset * PAGE, size * PAGE - 8)):
                 assert ownership.donated(before, kind, giver, receiver, *wrong) == (False, before)
+
+    @pytest.mark.parametrize(("offset", "size", "allowed"), [(1, 1, True), (2, 2, True), (0, 1, False), (3, 2, False)])
+    def test_siblings_share_what_both_span_counted_from_the_giver(self, offset: int, size: int, allowed: bool) -> None:
+        before = world(
+            owners=((0, 16 * PAGE, 8),),
+            t7=memory(ACTIVE, extent(0, 16 * PAGE, sparse=True)),
+            t8=memory(ACTIVE, extent(4 * PAGE, 8 * PAGE, sparse=True, parent=7)),
+            t9=memory(ACTIVE, extent(5 * PAGE, 3 * PAGE, sparse=True, parent=7)),
+        )
+        done, made = ownership.donated(before, 2, 8, 9, offset * PAGE, size * PAGE)
+        assert done == allowed
+        moved = ownership.owned_by(made.owners, 9)
+        assert moved == ([((4 + offset) * PAGE, (4 + offset + size) * PAGE)] if allowed else [])
+        back = world(owners=((0, 16 * PAGE, 9),), **{f"t{n}": before.things[n] for n in (7, 8, 9)})
+        assert ownership.donated(back, 2, 9, 8, 0, 3 * PAGE)[0]
+        assert not ownership.donated(back, 2, 9, 8, 0, 4 * PAGE)[0]
 
     def test_a_donation_as_a_call(self) -> None:
         slots = space_with(

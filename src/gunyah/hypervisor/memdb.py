@@ -119,12 +119,12 @@ class MemoryDatabase:
         self._assign(pa, size, new)
 
     def _not_owner(self, pa: int, size: int, old: Owner) -> HypervisorError:
-        end = pa + size
         at = pa
         while self.owner_at(at) == old:
             at = self._starts[bisect_right(self._starts, at)]
         return HypervisorError(
-            Error.MEMDB_NOT_OWNER, f"physical memory {pa:#x}..{end:#x}: {self.owner_at(at)} owns {at:#x}, not {old}"
+            Error.MEMDB_NOT_OWNER,
+            f"physical memory {pa:#x}..{pa + size:#x}: {self.owner_at(at)} owns {at:#x}, not {old}",
         )
 
     def _assign(self, pa: int, size: int, owner: Owner) -> None:
