@@ -39,7 +39,10 @@ def tree_window(rm: ResourceManager, vm: Vm) -> Iterator[tuple[bytes, int, int]]
     MEM_INVALID for what cannot be mapped or is no tree.
     """
     image = image_of(vm)
-    parcel = rm.parcels.lookup(image.handle)
+    parcel = rm.parcels.for_target(image.handle, vm.vmid)
+    if parcel is None:
+        # Nothing holds it before the VM starts: its owner may have taken it back.
+        raise RmFailure(RmError.MEM_INVALID, f"memparcel {image.handle:#x} with the image of VM {vm.vmid} is gone")
     offset = image.dt_offset
     if image.dt_size < _HEADER_SIZE:
         raise RmFailure(RmError.MEM_INVALID, f"a device tree of {image.dt_size} bytes is too short")
