@@ -63,7 +63,9 @@ def main() -> int:
         console.print(f"{', '.join(group.names)} ...", style="dim")
         measurements += [result for result in measure(group, options.rounds) if result.name in wanted]
     console.print(_table(measurements))
-    data = {"environment": environment(), "results": {result.name: result.as_dict() for result in measurements}}
+    about = environment()
+    console.print(f"CPU engine: {about['engine']}", style="dim")
+    data = {"environment": about, "results": {result.name: result.as_dict() for result in measurements}}
     output: Path = options.output
     output.write_text(json.dumps(data, indent=1) + "\n")
     console.print(f"written to {output.relative_to(Path.cwd()) if output.is_relative_to(Path.cwd()) else output}")

@@ -24,6 +24,7 @@ def test_a_benchmark_run_prints_a_table_and_writes_figures_with_their_ratio(tmp_
         assert result["ratio"] > 0
         assert name in run.stdout
     assert data["environment"]["calibration"] > 0
+    assert f"CPU engine: {data['environment']['engine']}" in run.stdout
 
 
 def test_an_unknown_benchmark_is_named() -> None:

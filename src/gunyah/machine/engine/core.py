@@ -28,6 +28,7 @@ from .kicker import kicker
 from .registers import EC, ESR_IL, SYSTEM_REGISTERS, Encoding
 from .spin import SpinWatch
 from .state import NO_EXCLUSIVE, Context, Registers
+from .tlb_sets import TLBSets
 from .unicorn_private import library
 
 _TICK_NS: Final = 10_000_000
@@ -139,6 +140,7 @@ class Core:
             )
             self.ram.append((base, base + size, lib.ram_address(self.handle, host) - base))
         shorten_block_starts(self)
+        self.tlb = TLBSets(self)
         self.walks = shorten_walks(self, [(*region, memory.host_address(region[0])) for region in memory.regions])
         self._plain = Plain(self)
         self.pages: dict[int, Page] = {}

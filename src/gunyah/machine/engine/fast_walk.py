@@ -54,5 +54,11 @@ def taken(core: Core) -> int:
     return core.walks[1]
 
 
+def active(core: Core) -> bool:
+    """Whether this engine's walks can go the short way."""
+    index = core.registers.address >> 4 & (_CORES - 1)
+    return _cores[index] == ctypes.addressof(core.walks)
+
+
 def _forget(index: int) -> None:
     _cores[index] = 0

@@ -39,18 +39,26 @@ _CLASS = re.compile(rb"\x48\x8b\xbe(....)", re.DOTALL)
 _ENTER = re.compile(rb"\xff\x90(....)", re.DOTALL)
 
 
+def cpu_class(core: Core) -> int:
+    """Address of the functions that the library calls for this engine's CPU (CPUClass); 0 if it is not to be found."""
+    found = _CLASS.search(core.library.text("cpu_exec_aarch64", 80))
+    if found is None:
+        return 0
+    address: int = private.u64_at(core.cpu_state + int.from_bytes(found.group(1), "little")).value
+    return address
+
+
 class SpinWatch:
     """Count of one core. Without the expected instructions in the library it never fires, and vCPUs spin in peace."""
 
     def __init__(self, core: Core, stop_flags: tuple[int, int, int]) -> None:
         self._block = (ctypes.c_int64 * 5)(0, *stop_flags, 0)
         self._view = memoryview(self._block).cast("B").cast("q")
-        start = core.library.text("cpu_exec_aarch64", 80)
-        found = _CLASS.search(start), _ENTER.search(start)
-        if found[0] is None or found[1] is None:
+        enter = _ENTER.search(core.library.text("cpu_exec_aarch64", 80))
+        functions = cpu_class(core)
+        if not functions or enter is None:
             return
-        cpu_class, enter = (int.from_bytes(match.group(1), "little") for match in found if match is not None)
-        slot = private.u64_at(private.u64_at(core.cpu_state + cpu_class).value + enter)
+        slot = private.u64_at(functions + int.from_bytes(enter.group(1), "little"))
         self._block[4] = slot.value
         slot.value = core.code.place(_CODE[0] + ctypes.addressof(self._block).to_bytes(8, "little") + _CODE[1])
 
