@@ -135,9 +135,9 @@ class LifeMachine(RuleBasedStateMachine):
 
     def ask(self, message: MessageId, payload: bytes, *expected: RmError) -> RmError:
         error, _ = self.client.raw(message, payload)
-        assert error in expected, (
-            f"{message.name} → {error.name}, not {[e.name for e in expected]}: {self.client.rig.rm.explain(3)[-1:]}, {self.client.rig.rm.log.errors()[-1:]}"
-        )
+        rm = self.client.rig.rm
+        said = f"{rm.explain(3)[-1:]}, {rm.log.errors()[-1:]}"
+        assert error in expected, f"{message.name} → {error.name}, not {[e.name for e in expected]}: {said}"
         return error
 
     def expect_state(self, vmid: int) -> None:
