@@ -20,6 +20,7 @@ from gunyah.hypervisor.python_executor import Program, PythonExecutor, program_a
 from gunyah.hypervisor.scheduler import Scheduler
 from gunyah.hypervisor.services import Services
 from gunyah.hypervisor.timers import TimerQueue
+from gunyah.hypervisor.vcpu import ThreadState
 from gunyah.machine.bus import Bus
 from gunyah.machine.clock import VirtualClock
 
@@ -39,6 +40,7 @@ INITIAL_TRACE_CLASSES = 0x300E5
 # Ticks between two looks at the host's files while guests keep the thread busy (0.5 ms).
 HOST_POLL_TICKS = 31_250
 _FOREVER = 1 << 63
+_KILLED = int(ThreadState.KILLED)
 
 
 class HostLoop(Protocol):
@@ -126,7 +128,9 @@ class Hypervisor:
                 # What that changed may be what ``until`` waits for.
                 timers.expire(now)
                 continue
-            limit = min(upcoming if upcoming is not None else _FOREVER, deadline if deadline is not None else _FOREVER)
+            limit = upcoming if upcoming is not None else _FOREVER
+            if deadline is not None and deadline < limit:
+                limit = deadline
             if scheduler.step(limit):
                 if self.host is not None and now >= self._next_host_poll:
                     self._next_host_poll = now + HOST_POLL_TICKS
@@ -166,13 +170,13 @@ class Hypervisor:
 
     def enter(self, vcpu: Vcpu, deadline: int) -> None:
         """Let one vCPU run until it has to come back (the scheduler's step)."""
-        if vcpu.killed:
+        if vcpu.thread_state == _KILLED:
             vcpu.exit()
             return
         executor = vcpu.executor
         if executor is not None and self.stopped is None:
             executor.run(deadline)
-            if vcpu.killed:
+            if vcpu.thread_state == _KILLED:
                 vcpu.exit()
 
     # -- life of vCPUs -------------------------------------------------------------------------------------------------

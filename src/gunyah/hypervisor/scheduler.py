@@ -37,11 +37,6 @@ class RunQueue:
         self.current: Vcpu | None = None
         self.primary: Vcpu | None = None
 
-    def head(self) -> Vcpu | None:
-        """The vCPU to run next."""
-        ready = self.ready
-        return self.queues[ready.bit_length() - 1][0] if ready else None
-
     def add(self, vcpu: Vcpu) -> None:
         """Queue at the tail of its priority."""
         self.queues[vcpu.priority].append(vcpu)
@@ -68,6 +63,8 @@ class Scheduler:
         self._hv = hv
         self.queues = [RunQueue(index) for index in range(cores)]
         self._turn = 0
+        # Cores that may have something to do: all that have, and those whose last vCPU has gone since.
+        self._cores = 0
         self.running: Vcpu | None = None
 
     # -- what objects tell it ------------------------------------------------------------------------------------------
@@ -87,6 +84,7 @@ class Scheduler:
             vcpu.remaining_ns = vcpu.timeslice_ns
             queue = self.queues[wanted]
             queue.add(vcpu)
+            self._cores |= 1 << wanted
             running = self.running
             if running is not None and running is not vcpu and self._preempts(vcpu, running, queue):
                 self.preempt()
@@ -192,16 +190,16 @@ class Scheduler:
         """Run the next core that has something to do for one turn, at most until ``limit`` (ticks). False when all are
         idle.
         """
-        queues = self.queues
-        count = len(queues)
-        turn = self._turn
-        for i in range(count):
-            index = (turn + i) % count
-            queue = queues[index]
+        while self._cores:
+            # The first one from the core on whose turn it is, else the first of all.
+            cores = self._cores >> self._turn << self._turn or self._cores
+            index = (cores & -cores).bit_length() - 1
+            queue = self.queues[index]
             if queue.ready:
-                self._turn = (index + 1) % count
+                self._turn = (index + 1) % len(self.queues)
                 self._run(queue, limit)
                 return True
+            self._cores ^= 1 << index
             if queue.current is not None:
                 self._switch(queue, None)
         return False
@@ -213,16 +211,19 @@ class Scheduler:
             self._hv.watch_switch(queue.index, old, vcpu)
 
     def _run(self, queue: RunQueue, limit: int) -> None:
-        clock = self._hv.clock
-        vcpu = queue.head()
-        assert vcpu is not None
+        ticks = self._hv.clock.ticks
+        equals = queue.queues[queue.ready.bit_length() - 1]
+        vcpu = equals[0]
         if vcpu is not queue.current:
             self._switch(queue, vcpu)
-        start = clock.ticks()
+        start = ticks()
         deadline = start + CORE_TURN_TICKS
-        if len(queue.queues[vcpu.priority]) > 1:
-            deadline = min(deadline, start + vcpu.remaining_ns // NS_PER_TICK)
-        deadline = min(deadline, limit)
+        if limit < deadline:
+            deadline = limit
+        if len(equals) > 1:
+            slice_ends = start + vcpu.remaining_ns // NS_PER_TICK
+            if slice_ends < deadline:
+                deadline = slice_ends
         target = vcpu.yield_target
         if target is not None and (vcpu.virq or not self._eligible(target, queue)):
             vcpu.yield_target = target = None
@@ -233,9 +234,9 @@ class Scheduler:
         self.running = running
         self._hv.enter(running, deadline)
         self.running = None
-        now = clock.ticks()
-        running.run_ticks += now - start
-        vcpu.remaining_ns -= (now - start) * NS_PER_TICK
+        passed = ticks() - start
+        running.run_ticks += passed
+        vcpu.remaining_ns -= passed * NS_PER_TICK
         if target is not None and vcpu.yield_target is target and (vcpu.virq or not self._eligible(target, queue)):
             vcpu.yield_target = None
         if vcpu.remaining_ns <= 0:

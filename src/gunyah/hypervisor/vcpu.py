@@ -74,6 +74,8 @@ class Block(IntFlag):
 
 # Plain ints for the paths that run at every wake-up.
 _WAKEABLE = int(Block.WFI | Block.SUSPENDED)
+_SUSPENDED, _POWERED_OFF, _PROXY = int(Block.SUSPENDED), int(Block.POWERED_OFF), int(Block.PROXY)
+_KILLED = int(ThreadState.KILLED)
 _IGNORED_BY_KILLED = ~int(Block.PROXY | Block.AFFINITY_CHANGING)
 
 
@@ -184,17 +186,17 @@ class Vcpu(KernelObject):
     @property
     def killed(self) -> bool:
         """Asked to die and not dead yet."""
-        return self.thread_state == ThreadState.KILLED
+        return self.thread_state == _KILLED
 
     @property
     def powered_off(self) -> bool:
         """Not powered on, or gone."""
-        return self.blocks & int(Block.POWERED_OFF) != 0
+        return self.blocks & _POWERED_OFF != 0
 
     @property
     def runnable(self) -> bool:
         """No block reason keeps it from running (affinity is the scheduler's business)."""
-        if self.thread_state == ThreadState.KILLED:
+        if self.thread_state == _KILLED:
             return self.blocks & ~_IGNORED_BY_KILLED == 0
         return self.blocks == 0
 
@@ -230,7 +232,7 @@ class Vcpu(KernelObject):
     def wake(self) -> None:
         """Leave WFI or suspend; a vCPU that waits to be run by its proxy scheduler tells it."""
         resume = self.suspend_resume
-        if resume is not None and self.blocks & int(Block.SUSPENDED):
+        if resume is not None and self.blocks & _SUSPENDED:
             # A power-down suspend comes back through the entry point (objects.md 5.2, warm reset).
             self.suspend_resume = None
             try:
@@ -238,7 +240,7 @@ class Vcpu(KernelObject):
             except HypervisorError as failure:
                 self.fault(str(failure))
         self.unblock(_WAKEABLE)
-        if self.blocks & int(Block.PROXY):
+        if self.blocks & _PROXY:
             self.wakeup_source.assert_(edge_only=True)
 
     # -- configuration -------------------------------------------------------------------------------------------------
