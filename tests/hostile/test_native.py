@@ -23,6 +23,7 @@ from tools.fuzz.native_words import COUNT, words
 from tools.fuzz.series import KINDS, apart, series, split_acts
 
 from gunyah.abi.hypercalls import BY_NAME
+from gunyah.hypervisor.native_executor import NativeExecutor
 
 T = TypeVar("T")
 COUNT_OF_STEPS = 4_000
@@ -224,6 +225,31 @@ class TestTheJudge:
         attack.hv.memory.write_u64(attack.guest.entry + 0x10_0000, attack.canaries.secret)
         found = attack.run()
         assert any("was written" in finding for finding in found) and any("was read" in finding for finding in found)
+
+    def test_a_hypervisor_that_reads_buffers_past_stage_2_is_found(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        original = NativeExecutor.copy_in
+
+        def past(self: NativeExecutor, address: int, size: int) -> bytes:
+            memory = self._hv.memory
+            return memory.read(address, size) if memory.contains(address, size) else original(self, address, size)
+
+        monkeypatch.setattr(NativeExecutor, "copy_in", past)
+        found = NativePrimaryAttack(steps(2, 5000), seed=2).run()
+        assert any("the hypervisor read a page of another owner" in finding for finding in found)
+
+    def test_a_hypervisor_that_writes_results_past_stage_2_is_found(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        original = NativeExecutor.copy_out
+
+        def past(self: NativeExecutor, address: int, data: bytes) -> None:
+            memory = self._hv.memory
+            if memory.contains(address, len(data)):
+                memory.write(address, data)
+            else:
+                original(self, address, data)
+
+        monkeypatch.setattr(NativeExecutor, "copy_out", past)
+        found = NativePrimaryAttack(steps(2, 5000), seed=2).run()
+        assert any("of another owner was written" in finding for finding in found)
 
     def test_a_changed_register_of_the_steady_vm_is_a_finding(self) -> None:
         attack = NativePairAttack([], seed=2)

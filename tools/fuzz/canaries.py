@@ -6,10 +6,11 @@ so that a reader cannot miss it, and it is drawn for each machine, so that nobod
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from gunyah.hypervisor.hypervisor import Hypervisor
 from gunyah.hypervisor.msgqueue import MsgQueue
+from gunyah.hypervisor.native_executor import NativeExecutor
 from gunyah.machine import board
 
 __all__ = ["Canaries"]
@@ -43,6 +44,18 @@ class Canaries:
             pages += [base + size // 2 & -PAGE, base + size - PAGE] if size >= ROOM else []
         pages.append(board.ROOT_VM.end - PAGE)
         return pages
+
+    def watch(self, executor: NativeExecutor, found: Callable[[str], object]) -> None:
+        """Tell of every buffer that the hypervisor reads for a vCPU and that has the secret in it."""
+        read = executor.copy_in
+
+        def copy_in(address: int, size: int) -> bytes:
+            data = read(address, size)
+            if self._word in data:
+                found(f"the hypervisor read a page of another owner for a call, at {address:#x}")
+            return data
+
+        executor.copy_in = copy_in  # type: ignore[method-assign]
 
     def check(self, readable: Sequence[tuple[int, int]]) -> list[str]:
         """What was touched, in sentences; the secret must not be in ``readable`` ranges (PA, bytes) either."""

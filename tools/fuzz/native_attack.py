@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 from gunyah.abi.hypercalls import BY_NAME
@@ -17,6 +17,7 @@ from gunyah.abi.rm import HEADER_SIZE, PACKET_MAX, Header, MessageId, MessageTyp
 from gunyah.abi.smccc import PSCI_CPU_ON_64
 from gunyah.abi.types import VMID_HLOS
 from gunyah.hypervisor.ledger import ledger_of
+from gunyah.hypervisor.native_executor import NativeExecutor
 from gunyah.hypervisor.vcpu import Vcpu
 from gunyah.machine import board
 from gunyah.native import NativePrimary
@@ -68,6 +69,12 @@ class NativeAttack(Attack):
     @property
     def calls(self) -> int:
         return self.guest.calls
+
+    def _equip(self, hostile: NativeGuest, listed: Sequence[int]) -> None:
+        hostile.equip(listed, self._words, self._secret)
+        vcpu = hostile.vcpu()
+        assert vcpu is not None and isinstance(vcpu.executor, NativeExecutor)
+        self.canaries.watch(vcpu.executor, self.findings.append)
 
     @abstractmethod
     def _again(self) -> bool:
@@ -181,7 +188,7 @@ class NativePrimaryAttack(NativeAttack):
         assert self._vcpu.cspace is not None
         listed = values(self._vcpu.cspace, entry, guest.SIZE, self.canaries.pages)
         self._queues = self._link(primary)
-        self.guest.equip(listed, self._words, self._secret)
+        self._equip(self.guest, listed)
         self.before = ledger_of(self.hv)
 
     def _link(self, primary: NativePrimary) -> tuple[int, int]:
@@ -273,8 +280,9 @@ class NativeSmpAttack(NativePrimaryAttack):
         self._guests = (self.guest, NativeGuest(self.hv.memory, entry, entry, lambda: other))
         assert other.cspace is not None
         foreign = [*self.canaries.pages, self.guest.entry, self.guest.entry + guest.CONTROL]
-        self._guests[1].equip(values(other.cspace, entry, guest.SIZE, foreign), self._words, self._secret)
+        second = self._guests[1]
         self._switch_on(1)
+        self._equip(second, values(other.cspace, entry, guest.SIZE, foreign))
         self.before = ledger_of(self.hv)
 
     def _switch_on(self, index: int) -> None:
@@ -382,7 +390,7 @@ class NativePairAttack(NativeAttack):
         own = placement.entry
         # What is next to it, what the primary VM has, its own memory where the primary VM has it, and the canaries.
         foreign = [*self.canaries.pages, base, self._range[0] - 4096, board.HLOS.base, placement.memory[0] + self.size]
-        self.guest.equip(values(vcpu.cspace, own, guest.SIZE, foreign), self._words, self._secret)
+        self._equip(self.guest, values(vcpu.cspace, own, guest.SIZE, foreign))
 
     def _again(self) -> bool:
         if self.hv.stopped is not None:

@@ -212,8 +212,8 @@ def _argument(draw: Draw, call: Hypercall, at: int) -> bytes:
         return number(at, 0 if mode else 1)
     if argument.kind == "res1":
         return number(at, U64 if mode else 0)
-    if argument.meaning == "va" and mode < 12:
-        return _near(at, OWN, draw)
+    if argument.meaning == "va" and mode < 15:
+        return _near(at, OWN if mode < 8 else FOREIGN if mode < 12 else DEVICES, draw)
     if mode == 15:
         return _near(at, _anywhere(draw), draw)
     name = argument.name
@@ -328,16 +328,27 @@ def debug(draw: Draw) -> bytes:
     return b"".join(parts)
 
 
+def _receive(draw: Draw, queues: Sequence[int]) -> bytes:
+    """A message into the own buffer, or over what is another's."""
+    where = draw.pick((OWN[:4], OWN[:4], OWN, FOREIGN, FOREIGN, DEVICES))
+    parts = [_listed(0, queues, draw), _near(1, where, draw), number(2, draw.pick((240, 240, 12, 8, 0)))]
+    return b"".join([*parts, number(3, 0), step(Op.CALL, 0x1C)])
+
+
 def message(draw: Draw) -> bytes:
-    """A packet in the buffer, sent to whom a queue leads, or taken from one."""
+    """A packet out of the own buffer or another's page to whom a queue leads; what is there then, taken."""
     queues, at = _OF_TYPE[ObjectType.MSGQUEUE], draw.pick((0, 0, 0, 0xFF0, 0x3FF0))
     if draw.below(3) == 0:
-        parts = [_listed(0, queues, draw), number(1, 0), _listed(1, OWN[:4], draw), number(2, draw.pick((240, 8, 0)))]
-        return b"".join([*parts, number(3, 0), step(Op.CALL, 0x1C)])
+        return _receive(draw, queues)
     parts = [number(4, draw.pick(_HEADERS)), step(Op.POKE, 4, at), _near(5, _anywhere(draw), draw)]
-    parts += [step(Op.POKE, 5, at + 8), _listed(0, queues, draw), number(1, draw.pick((8, 12, 16, 24, 240, 241)))]
-    parts += [step(Op.LIST, 2, OWN.start), step(Op.MOVE, 2, 2, at), number(3, draw.below(2)), number(4, 0)]
-    return b"".join([*parts, step(Op.CALL, 0x1B)])
+    parts += [step(Op.POKE, 5, at + 8), _listed(0, queues, draw), number(1, draw.pick((8, 8, 8, 12, 16, 24, 240, 241)))]
+    own = step(Op.LIST, 2, OWN.start) + step(Op.MOVE, 2, 2, at)
+    parts += [own if draw.below(4) else _near(2, FOREIGN, draw), number(3, draw.below(2)), number(4, 0)]
+    parts.append(step(Op.CALL, 0x1B))
+    if draw.below(2):
+        parts += [number(register, 0) for register in range(4)]
+        parts += [step(Op.CALL, 0x3B), _receive(draw, queues)]
+    return b"".join(parts)
 
 
 def results(draw: Draw) -> bytes:
@@ -357,11 +368,11 @@ PHRASES: Mapping[Callable[[Draw], bytes], int] = {
     translation: 4,
     interrupts: 3,
     debug: 2,
-    message: 4,
+    message: 8,
     results: 3,
 }
 """With their weights."""
-CALLS: Mapping[Callable[[Draw], bytes], int] = {hypercall: 40, any_call: 8, function: 3, message: 4, results: 6}
+CALLS: Mapping[Callable[[Draw], bytes], int] = {hypercall: 40, any_call: 8, function: 3, message: 8, results: 6}
 """Those that are nothing but calls."""
 
 
