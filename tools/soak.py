@@ -3,7 +3,8 @@
 First N boots in a row of Debian's cloud kernel (what tools/fetch_linux.py fetched, or GUNYAH_LINUX_IMAGE and
 GUNYAH_LINUX_INITRD) to a shell and off again, each with another seed and with 1, 2 and 4 vCPUs in turn; then a machine
 with 4 vCPUs under a load of hashing, copying, packing and forking for M minutes of guest time. A stall, an oops, a
-warning, a lost power-off or a wrong sum of computed data is a failure: the log is kept, and the exit status is 1.
+warning, a report of the hypervisor, a lost power-off or a wrong sum of computed data is a failure: the log is kept, and
+the exit status is 1.
 
 On the real clock a busy host looks to the guest as if its cores were away for long times. The virtual clock counts what
 the guest does, a nanosecond an instruction, so that a busy host does not show; four busy vCPUs need about ten times as
@@ -70,7 +71,10 @@ class Console:
 
     def __init__(self, files: tuple[Path, Path], *, vcpus: int, seed: int, clock: str, memory: int = 256 << 20) -> None:
         self.primary = NativePrimary(kernel=files[0], ramdisk=files[1], bootargs="console=ttyAMA0")
-        self.system = System(self.primary, clock=clock, seed=seed, memory=memory, vcpus=vcpus)
+        self.reports: list[str] = []
+        self.system = System(
+            self.primary, clock=clock, seed=seed, memory=memory, vcpus=vcpus, reporter=self.reports.append
+        )
 
     def wait(self, start: int = 0, seconds: float = BOOT_SECONDS, words: bytes = PROMPT) -> str:
         """What comes on the console from ``start`` until ``words``."""
@@ -100,7 +104,9 @@ class Console:
         return self.primary.output.decode("utf-8", "replace")
 
     def check(self) -> None:
-        """Raise SoakFailure with the first line of trouble in the log."""
+        """Raise SoakFailure with what the hypervisor has reported, or the first line of trouble in the log."""
+        if self.reports:
+            raise SoakFailure(f"the hypervisor says: {self.reports[0]}")
         for line in self.log.splitlines():
             if TROUBLE.search(line) and not HARMLESS.search(line):
                 raise SoakFailure(f"the log says: {line.strip()}")
