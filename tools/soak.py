@@ -113,9 +113,7 @@ class Console:
 
 
 @contextmanager
-def _machine(
-    files: tuple[Path, Path], vcpus: int, seed: int, clock: str, memory: int = 256 << 20
-) -> Iterator[Console]:
+def _machine(files: tuple[Path, Path], vcpus: int, seed: int, clock: str, memory: int = 256 << 20) -> Iterator[Console]:
     console = Console(files, vcpus=vcpus, seed=seed, clock=clock, memory=memory)
     try:
         with console.system:
