@@ -4,8 +4,10 @@
         .include "guest.inc"
 
         .equ    ROUNDS,         20
+        // On a busy host a round has to fit into a time slice for the best one to be undisturbed.
         .equ    CALLS,          2000
-        .equ    RPCS,           50
+        .equ    PAIRS,          250
+        .equ    RPCS,           20
         .equ    TIMERS,         5
         .equ    ALU_ROUNDS,     2000000
         .equ    COPIES,         1
@@ -122,7 +124,7 @@ _start: adr     x1, stack
         loop    "gicd_read", CALLS, read_gicd
         loop    "id_register", CALLS, read_id
         loop    "counter_read", CALLS, read_counter
-        loop    "queue_240", CALLS, send_receive
+        loop    "queue_240", PAIRS, send_receive
         loop    "rpc", RPCS, bl get_vmid
         loop    "timer_interrupt", TIMERS, bl timer_interrupt
         loop    "alu", ALU_ROUNDS, alu
