@@ -7,29 +7,56 @@ import struct
 from collections.abc import Callable, Sequence
 
 from gunyah.abi import pyimage
+from gunyah.abi.errors import Error
 from gunyah.abi.hypercalls import BY_NAME
 from gunyah.guest.cpu import GuestAbort, Program
 from gunyah.host.conformance.guests import RESULTS as GUEST_RESULTS
 from gunyah.host.conformance.guests import GuestLog, MemoryMap, guest_code, guest_program, plan
 from gunyah.host.conformance.judge import CapabilityNames, judge
 from gunyah.host.conformance.monitor import Monitor, RootEnvironment
-from gunyah.host.conformance.observations import Bindings, Drain, observe
+from gunyah.host.conformance.names import in_native_form
+from gunyah.host.conformance.observations import Bindings, Drain, observe, trigger_of
 from gunyah.host.conformance.vectors import CallStep, Scenario
 from gunyah.host.conformance.verdict import Trouble, Verdict
+from gunyah.machine import board
 
 __all__ = ["CallReplay"]
 
 ROOT_SPIS = range(32, 96)
 """What the root VM's interrupt controller has (boot.md 3 step 6)."""
 
+PRIMARY_SPIS = range(960, 962)
+"""Those of the primary VM's queues to and from RM (reference.md 2)."""
+
 ENTROPY_CALLS = 4
 ENTROPY_WINDOW = 0.034
 """Calls that a vCPU may make within so many seconds (hypercalls.md 3.16)."""
+
+ASK_VMID = bytes.fromhex("2101010024000056")
+ASK_NOTHING = bytes.fromhex("21010100ff0f0056")
+"""Requests without payload: GET_VMID, and one that RM does not know (rm-rpc.md 2)."""
+VMID_ANSWER, ERROR_ANSWER = 16, 12
+"""Sizes of RM's answers to them."""
+MESSAGE_SIZES = range(8, 241)
+BOARD_RAM = range(board.RAM.base, board.RAM.base + board.RAM.size)
 
 RESULTS = re.compile(r"guest results \[([^\]]*)\]: \[([^\]]*)\]")
 HARDWARE = re.compile(r"valid hwirq numbers: \[([^\]]*)\]")
 
 Register = Callable[[str, Program], int]
+
+
+def _answered(step: CallStep, error: Error) -> bool:
+    return step.out[:1] == (f"{error:#x}",)
+
+
+def _succeeded(step: CallStep) -> bool:
+    return _answered(step, Error.OK)
+
+
+def _counts(step: CallStep) -> bool:
+    """A request for entropy that is well-formed: the others are refused before anybody looks at the ration."""
+    return _succeeded(step) or _answered(step, Error.BUSY)
 
 
 class CallReplay:
@@ -39,6 +66,7 @@ class CallReplay:
         self, scenario: Scenario, register: Register, pause: Callable[[float], None], *, native: bool = False
     ) -> None:
         self._steps: Sequence[CallStep] = [step for step in scenario.steps if isinstance(step, CallStep)]
+        self._plain = [in_native_form(step) for step in self._steps]
         self._scenario = scenario
         self._register = register
         self._pause = pause
@@ -46,7 +74,10 @@ class CallReplay:
         self._window: int | None = None
         self._memory = MemoryMap()
         self._bindings = Bindings()
-        self._drain = Drain.of((step.note for step in self._steps if step.insn is None), edge="edge" in scenario.name)
+        notes = [step.note for step in self._steps if step.insn is None]
+        named = {"edge": True, "level": False}
+        self._edge = next((named[word] for word in named if word in scenario.name), trigger_of(notes))
+        self._drain = Drain.of(notes, edge=self._edge is True)
         self._log = GuestLog()
         self._entropy_calls = 0
         self.verdicts: list[Verdict] = []
@@ -56,9 +87,8 @@ class CallReplay:
         """Run every step; ``given`` are the capabilities and buffers the VM booted with."""
         self.capabilities = CapabilityNames(dict(given))
         if any(step.call == "observe" for step in self._steps):
-            name = self._scenario.name
-            edge = True if "edge" in name else False if "level" in name else None
-            monitor.enable_interrupts(ROOT_SPIS, edge=edge)
+            spis = ROOT_SPIS if environment is not None else PRIMARY_SPIS
+            monitor.enable_interrupts(spis, edge=self._edge)
         self._prepare_messages(monitor)
         for index, step in enumerate(self._steps):
             verdict = Verdict(self._scenario.file, step)
@@ -88,24 +118,31 @@ class CallReplay:
             else:
                 verdict.fail(Trouble.NAME_UNKNOWN, word, "no such name", f"no earlier step saved {word}")
                 return
-        if step.call == "vcpu_poweron" and step.err == "OK":
-            self._place_guest(monitor, index, step)
-        self._keep_pace(step)
+        plain = self._plain[index]
+        if plain.call == "vcpu_poweron" and _succeeded(step):
+            self._place_guest(monitor, index, plain)
+        elif plain.call == "prng_get_entropy" and _succeeded(step):
+            self._keep_pace(index)
+        elif plain.call == "msgqueue_send" and _succeeded(step):
+            self._compose(monitor, index, plain)
         got = monitor.execute(step.insn, inputs)
         judge(verdict, step, inputs, got, self.capabilities)
         if got[0] == 0:
-            self.capabilities.note(step)
-            self._memory.note(step)
-            self._note_binding(step)
+            self.capabilities.note(plain)
+            self._memory.note(plain)
+            self._note_binding(plain)
 
         # The recorder took its orders over a serial line: between two steps everybody else had time to run.
         monitor.hypercall(BY_NAME["scheduler_yield"].number)
 
-    def _keep_pace(self, step: CallStep) -> None:
+    def _keep_pace(self, index: int) -> None:
         """Entropy is rationed by time, which a recording does not hold: wait where the recorder must have waited."""
-        if step.call != "prng_get_entropy":
-            return
-        if step.err != "BUSY" and self._entropy_calls >= ENTROPY_CALLS:
+        answers = [
+            _succeeded(step) for step in self._plain[index:] if step.call == "prng_get_entropy" and _counts(step)
+        ]
+        # Whoever was refused had his whole ration within one window.
+        refused = answers.index(False) if False in answers else 0
+        if self._entropy_calls >= ENTROPY_CALLS or (self._entropy_calls and refused == ENTROPY_CALLS):
             self._pause(ENTROPY_WINDOW)
             self._entropy_calls = 0
         self._entropy_calls += 1
@@ -123,7 +160,7 @@ class CallReplay:
         window = self._window = self._memory.window(step.inputs[0], entry)
         if window is None:
             return
-        actions = plan(self._steps, index)
+        actions = plan(self._plain, index)
         if self._native:
             monitor.cpu.write(window, guest_code(actions))
         else:
@@ -140,13 +177,30 @@ class CallReplay:
     def _prepare_messages(self, monitor: Monitor) -> None:
         """A recording that starts by receiving had a message waiting: ask RM for one."""
         rx = self.capabilities.ids.get("$rm_rx")
-        first = next((s for s in self._steps if s.inputs[:1] in (("$rm_rx",), ("$rm_tx",))), None)
-        waiting = first is not None and first.call == "msgqueue_receive" and first.err != "MSGQUEUE_EMPTY"
+        first = next((s for s in self._plain if s.inputs[:1] in (("$rm_rx",), ("$rm_tx",))), None)
+        waiting = first is not None and first.call == "msgqueue_receive" and not _answered(first, Error.MSGQUEUE_EMPTY)
         if rx is None or not waiting:
             return
         scratch = self.capabilities.ids["$scratch"]
-        monitor.cpu.write(scratch, bytes.fromhex("2101010024000056"))
+        monitor.cpu.write(scratch, ASK_VMID)
         monitor.hypercall(BY_NAME["msgqueue_send"].number, self.capabilities.ids["$rm_tx"], 8, scratch, 1, 0)
+        self._let_rm_answer(monitor)
+
+    def _compose(self, monitor: Monitor, index: int, step: CallStep) -> None:
+        """Put a message where the recorder must have had one: RM's answer to it is received later."""
+        queue, size, buffer = (*step.inputs, "0", "0")[:3]
+        if queue != "$rm_tx" or size.startswith("$") or int(size, 0) not in MESSAGE_SIZES:
+            return
+        later = (s for s in self._plain[index + 1 :] if s.inputs[:1] in (("$rm_rx",), ("$rm_tx",)))
+        answer = next((s for s in later if _succeeded(s) and s.call in ("msgqueue_send", "msgqueue_receive")), None)
+        if answer is None or answer.call == "msgqueue_send" or len(answer.out) < 2 or answer.out[1].startswith("$"):
+            return
+        asked = {VMID_ANSWER: ASK_VMID, ERROR_ANSWER: ASK_NOTHING}.get(int(answer.out[1], 0))
+        where = self.capabilities.ids.get(buffer, 0) if buffer.startswith("$") else int(buffer, 0)
+        if asked is not None and where in BOARD_RAM:
+            monitor.cpu.write(where, asked.ljust(int(size, 0), b"\0"))
+
+    def _let_rm_answer(self, monitor: Monitor) -> None:
         for _ in range(64):
             monitor.hypercall(BY_NAME["scheduler_yield"].number)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 from gunyah.abi import smccc
 from gunyah.abi.errors import Error, PsciError, RmError, TrngError
@@ -11,7 +12,16 @@ from gunyah.abi.hypercalls import BY_NAME, CALL_NUMBER_MAX, HVC_BASE, HYPERCALLS
 from gunyah.abi.types import U32, U64
 from gunyah.host.conformance.vectors import CallStep, Instruction
 
-__all__ = ["call_of", "error_word", "name_of_function", "reference_word", "result_word", "rm_error_word", "value_word"]
+__all__ = [
+    "call_of",
+    "error_word",
+    "in_native_form",
+    "name_of_function",
+    "reference_word",
+    "result_word",
+    "rm_error_word",
+    "value_word",
+]
 
 
 def call_of(insn: Instruction, x0: int) -> Hypercall | None:
@@ -24,6 +34,19 @@ def call_of(insn: Instruction, x0: int) -> Hypercall | None:
         call = HYPERCALLS[function - SMCCC_BASE]
         return None if call.status is Status.RESERVED else call
     return None
+
+
+def in_native_form(step: CallStep) -> CallStep:
+    """The hypercall that ``step`` makes under the hypercall's own name and with its own arguments first, whatever the
+    recording called it and whichever instruction made it; other steps as they are.
+    """
+    first = step.inputs[0] if step.inputs else "0"
+    if step.insn is None:
+        return step
+    call = call_of(step.insn, int(first, 0) if not first.startswith("$") else 0)
+    if call is None:
+        return step
+    return replace(step, call=call.name, inputs=step.inputs if step.insn.immediate else step.inputs[1:])
 
 
 def name_of_function(step: CallStep) -> str:

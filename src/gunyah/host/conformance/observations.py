@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from gunyah.guest.cpu import GuestAbort, GuestUndefined
 from gunyah.host.conformance.monitor import GICD, GICR, Monitor
 
-__all__ = ["Bindings", "Drain", "Finding", "observe"]
+__all__ = ["Bindings", "Drain", "Finding", "observe", "trigger_of"]
 
 VALUE = r"(?:0x[0-9a-fA-F]+|ABORT\(esr=0x[0-9a-fA-F]+\)|EXC esr=0x[0-9a-fA-F]+)"
 OFFSETS: Mapping[str, Mapping[str, int]] = {
@@ -41,9 +41,9 @@ class Bindings:
     virqs: dict[str, int] = field(default_factory=dict)
 
     def note(self, call: str, virq: int) -> None:
-        match = re.fullmatch(r"(\w+?)_bind_(?:(\w+)_)?virq|(\w+?)_(backend|frontend)_bind_virq", call)
+        match = re.fullmatch(r"(?:virtio_mmio_)?(\w+?)(?:_group)?_bind_(?:(\w+)_)?virq", call)
         if match:
-            self.virqs[match[2] or match[1] or match[3] or match[4]] = virq
+            self.virqs[match[2] or match[1]] = virq
 
     def of(self, owner: str) -> int:
         if owner in self.virqs:
@@ -51,6 +51,11 @@ class Bindings:
         if not self.virqs:
             raise ValueError(f"the note speaks of the interrupt of {owner}, but none was bound before")
         return next(reversed(self.virqs.values()))
+
+    def named_in(self, text: str) -> str:
+        """Whose interrupt ``text`` speaks of: a doorbell's where it names nothing else. "Send" is what one does."""
+        words = re.findall(r"[a-z]+", text)
+        return next((word for word in words if word in self.virqs and word not in ("send", "receive")), "doorbell")
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,15 @@ class Drain:
     def take(self, monitor: Monitor, expected: list[int]) -> list[int]:
         """Acknowledge what is signalled, in order."""
         return monitor.acknowledge(self.limit or max(DEFAULT_LIMIT, len(expected) + 1), once=self.once)
+
+
+def trigger_of(notes: Iterable[str]) -> bool | None:
+    """Whether the recorder had made its interrupts edge-triggered, by the first note that tells; None if none does."""
+    for note in notes:
+        match = TRIGGER_OF.search(note) or TRIGGERS.search(note)
+        if match:
+            return re.search(r" [23]\b", match[0]) is not None
+    return None
 
 
 def _number_list(text: str) -> list[int]:
@@ -181,7 +195,7 @@ def _findings(monitor: Monitor, note: str, bindings: Bindings, drain: Drain) -> 
             spi = bindings.of({"recv": "receive"}.get(owner, owner))
             yield Finding(f"ICFGR of SPI {spi}", expected, str(monitor.trigger_field(spi)))
     for expected in PENDING.findall(rest):
-        spi = bindings.of("doorbell")
+        spi = bindings.of(bindings.named_in(rest))
         yield Finding(f"pending SPI {spi}", expected, str(monitor.is_pending(spi)))
     for text in TAKEN.findall(rest):
         numbers = _number_list(text)
