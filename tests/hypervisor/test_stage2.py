@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from gunyah.abi.errors import Error
 from gunyah.abi.memory import MappingAttributes
@@ -290,6 +290,19 @@ class TablesMachine(RuleBasedStateMachine):
             self.tables.unmap(page, PAGE)
         self.tables.unmap(self.low, 4 * MIB)
         self.tables.abort()
+
+    @precondition(lambda self: getattr(self, "model", None))
+    @rule(pick=st.integers(0, 1 << 16))
+    def runs_end_where_pages_stop_to_follow(self, pick: int) -> None:
+        page = sorted(self.model)[pick % len(self.model)]
+        leaf = self.tables.lookup(page)
+        assert leaf is not None
+        end = self.tables.end_of_run(leaf)
+        pa, attributes = self.model[leaf.ipa]
+        for at in range(leaf.ipa, end, PAGE):
+            assert self.model[at] == (pa + at - leaf.ipa, attributes)
+        if end % (2 * MIB):
+            assert self.model.get(end) != (pa + end - leaf.ipa, attributes)
 
     @invariant()
     def tables_are_the_model(self) -> None:

@@ -227,7 +227,7 @@ class Addrspace(KernelObject):
                 first, pa = leaf, here
             elif here != pa + at - ipa or leaf.attributes != first.attributes:
                 break
-            at = min(end, leaf.ipa + leaf.size)
+            at = min(end, tables.end_of_run(leaf))
         if first is None:
             raise HypervisorError(Error.ADDR_INVALID, f"{self}: nothing is mapped at IPA {ipa:#x}")
         return pa, at - ipa, first.attributes

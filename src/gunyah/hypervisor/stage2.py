@@ -56,7 +56,8 @@ _XN1 = 1 << 54
 
 # In a bit that the architecture leaves to software, so that no present descriptor is 0.
 _DEVICE = 1 << 55
-_DEVICE_PAGE = _DEVICE | PAGE & ~VALID
+_BLOCK = PAGE_SIZE << STRIDE
+"""Bytes that a last-level table translates."""
 
 _VTCR_RES1 = 1 << 31
 _VTCR_INNER_WRITE_BACK = 1 << 8
@@ -359,12 +360,15 @@ class Stage2:
         """
         self.check_range(ipa, size)
         bits = encode_attributes(attributes)
-        if size == PAGE_SIZE and self._marks:
+        if size < _BLOCK and self._marks and not (ipa ^ ipa + size - 1) & -_BLOCK:
             table = self._page_table(ipa)
-            if table:
+            if table and self.heap.ram.contains(pa, size):
                 # Cannot fail, so the transaction around it is enough.
-                output = pa | bits | (PAGE if self.heap.ram.contains(pa, PAGE_SIZE) else _DEVICE_PAGE)
-                self._write_page(table, ipa >> PAGE_SHIFT & ENTRIES - 1, output, ipa)
+                first, index = pa | bits | PAGE, ipa >> PAGE_SHIFT & ENTRIES - 1
+                if size == PAGE_SIZE:
+                    self._write_page(table, index, first, ipa)
+                else:
+                    self._write(table, LAST_LEVEL, index, array("Q", range(first, first + size, PAGE_SIZE)), ipa)
                 return
         self.begin()
         try:
@@ -515,6 +519,21 @@ class Stage2:
         """The block or page that translates ``ipa``, or None."""
         descriptor, level = self.walk(ipa)
         return self._leaf(descriptor, level, ipa) if descriptor else None
+
+    def end_of_run(self, leaf: Leaf) -> int:
+        """IPA behind the last page of the leaf's table up to which pages go on as the leaf begins: contiguous, the same
+        attributes.
+        """
+        end = leaf.ipa + leaf.size
+        if leaf.level != LAST_LEVEL:
+            return end
+        index = leaf.ipa >> PAGE_SHIFT & ENTRIES - 1
+        found = self._views[self._page_table(leaf.ipa)][index:].tolist()
+        expected = range(found[0], found[0] + PAGE_SIZE * len(found), PAGE_SIZE)
+        if found == list(expected):
+            return leaf.ipa + PAGE_SIZE * len(found)
+        same = next(i for i, (have, want) in enumerate(zip(found, expected, strict=True)) if have != want)
+        return leaf.ipa + PAGE_SIZE * same
 
     def _leaf(self, descriptor: int, level: int, ipa: int) -> Leaf:
         size = 1 << _shift(level)
