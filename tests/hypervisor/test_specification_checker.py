@@ -157,6 +157,10 @@ class TestObserver:
         for step in steps:
             step()
             assert observer.observe() == observe(rig.hv)
+        thread, vic = rig.create("thread"), rig.active("vic", 4, 64, 0, 0)
+        for index in (0, 3):
+            assert rig.call("vic_attach_vcpu", vic, thread, index).ok
+            assert observer.observe().things[serial(rig, thread)].index == index
         assert rig.call("cspace_delete_cap_from", rig.cspace, bell).ok
         assert serial(rig, space) in observer.observe().things
         assert observer.observe() == observe(rig.hv)
@@ -212,6 +216,12 @@ class TestDifferences:
             f"space #7 slot 0x40: expected empty, found {two}",
             "space #7 limit: expected 4, found 5",
         ]
+
+    def test_a_space_where_none_was_is_another_kind_of_thing(self) -> None:
+        space = Thing(ObjectType.CSPACE, space=Space(3))
+        for one, other in ((self.BELL, space), (space, self.BELL)):
+            (line,) = self.lines(World({7: one}), World({7: other}))
+            assert line == f"object #7 kind: expected {one.kind}, found {other.kind}"
 
     def test_all_objects_are_looked_at(self) -> None:
         after = World({1: Thing(ObjectType.VIC), 2: self.BELL, 3: Thing(ObjectType.VIC)})

@@ -57,7 +57,7 @@ class CSpace(KernelObject):
         self._valid: dict[int, Capability] = {}
         self._revoked: dict[int, Capability] = {}
         # Every id whose table exists; an id outside this is malformed as far as a guest can tell.
-        self._slot_of: dict[int, int] = {}
+        self._known: set[int] = set()
         self._ids: list[int] = []
         self._free: list[int] = []
 
@@ -131,7 +131,7 @@ class CSpace(KernelObject):
     def _missing(self, capid: int) -> HypervisorError:
         if capid in self._revoked:
             return HypervisorError(Error.CSPACE_CAP_REVOKED, f"capability {capid:#x} has been revoked")
-        if capid in self._slot_of:
+        if capid in self._known:
             return HypervisorError(Error.CSPACE_CAP_NULL, f"capability {capid:#x}: the slot is empty")
         return HypervisorError(Error.ARGUMENT_INVALID, f"{capid:#x} is not a capability id of {self}")
 
@@ -181,7 +181,7 @@ class CSpace(KernelObject):
         for slot in range(first, first + SLOTS_PER_TABLE):
             capid = self._scramble(slot)
             self._ids.append(capid)
-            self._slot_of[capid] = slot
+            self._known.add(capid)
             heapq.heappush(self._free, slot)
 
     def _scramble(self, slot: int) -> int:
@@ -190,7 +190,7 @@ class CSpace(KernelObject):
             message = slot.to_bytes(4, "little") + attempt.to_bytes(4, "little")
             capid = int.from_bytes(blake2b(message, key=self._key, digest_size=8).digest(), "little")
             # Small numbers are what confused callers pass; they must never happen to be somebody's id.
-            if 1 << 32 <= capid < _ID_LIMIT and capid not in self._slot_of:
+            if 1 << 32 <= capid < _ID_LIMIT and capid not in self._known:
                 return capid
             attempt += 1
 
