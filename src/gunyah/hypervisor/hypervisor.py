@@ -39,6 +39,8 @@ INITIAL_TRACE_CLASSES = 0x300E5
 
 # Ticks between two looks at the host's files while guests keep the thread busy (0.5 ms).
 HOST_POLL_TICKS = 31_250
+# How exactly the host waits for files.
+HOST_GRAIN_SECONDS = 0.002
 _FOREVER = 1 << 63
 _KILLED = int(ThreadState.KILLED)
 
@@ -152,9 +154,12 @@ class Hypervisor:
                 host.poll(0.0)
             if not self.scheduler.busy:
                 clock.advance_to(limit)
-        elif host is not None:
-            host.poll(clock.seconds_until(limit))
         else:
+            if host is not None:
+                # Files are waited for in whole milliseconds, rounded up, which is late for a timer.
+                left = clock.seconds_until(limit) - HOST_GRAIN_SECONDS
+                if host.poll(max(left, 0.0)) or left > 0 or self.scheduler.busy:
+                    return True
             clock.wait_until(limit)
         return True
 

@@ -16,6 +16,9 @@ from .board import COUNTER_FREQUENCY
 
 NS_PER_TICK: Final = 1_000_000_000 // COUNTER_FREQUENCY
 
+OVERSLEEP: Final = 100e-6
+"""Seconds by which a sleep of the host's may last too long: Linux lets timers slip by 50 us, and has to wake up."""
+
 
 @runtime_checkable
 class Clock(Protocol):
@@ -57,9 +60,10 @@ class RealClock:
         return max(0.0, (ticks - self.ticks()) / self.frequency)
 
     def wait_until(self, ticks: int) -> None:
-        """Sleep until `ticks`; a host loop that also serves input uses `seconds_until` as its time-out instead."""
+        """Sleep until `ticks`, the last moment awake; a host loop that serves input takes `seconds_until` instead."""
         while (seconds := self.seconds_until(ticks)) > 0:
-            time.sleep(seconds)
+            if seconds > OVERSLEEP:
+                time.sleep(seconds - OVERSLEEP)
 
 
 class VirtualClock:
