@@ -105,6 +105,9 @@ _WIDE = frozenset(
     }
 )
 
+_SMC64 = smccc.SMC64
+_UNKNOWN: Answer = ()
+
 
 class NamedFunction:
     """An SMCCC function as an instrument sees it."""
@@ -123,27 +126,25 @@ class Services:
 
     def call(self, vcpu: Vcpu, fid: int) -> None:
         """Answer SMCCC function ``fid`` (W0) in the vCPU's registers."""
-        hv = self._hv
-        watched = NamedFunction(fid) if hv.instruments else None
-        x = vcpu.x
-        args = (x[1], x[2], x[3])
-        if watched is not None:
+        hv, x = self._hv, vcpu.x
+        watched = args = None
+        if hv.instruments:
+            watched, args = NamedFunction(fid), (x[1], x[2], x[3])
             hv.watch_enter(vcpu, watched, args)
         function = FUNCTIONS.get(fid)
-        if function is None:
+        answer = function(hv, vcpu, fid) if function is not None else _UNKNOWN
+        if answer is None:
+            return
+        if not answer:
             x[0] = U64
+        elif fid & _SMC64 or fid in _WIDE:
+            x[: len(answer)] = [word & U64 for word in answer]
         else:
-            answer = function(hv, vcpu, fid)
-            if answer is None:
-                return
-            if not answer:
-                x[0] = U64
-            elif smccc.is_64bit(fid) or fid in _WIDE:
-                x[: len(answer)] = [word & U64 for word in answer]
-            else:
-                x[: len(answer)] = [word & U32 for word in answer]
-                # A handled 32-bit function writes back X0..X3, each cut to 32 bits (hypercalls.md 1.5).
-                for register in range(len(answer), 4):
+            # A handled 32-bit function writes back X0..X3, each cut to 32 bits (hypercalls.md 1.5).
+            for register, word in enumerate(answer):
+                x[register] = word & U32
+            for register in range(len(answer), 4):
+                if x[register] > U32:
                     x[register] &= U32
-        if watched is not None:
+        if watched is not None and args is not None:
             hv.watch_exit(vcpu, watched, args, (x[0], x[1], x[2], x[3]))
