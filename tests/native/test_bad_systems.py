@@ -99,8 +99,8 @@ def test_lost_vms_are_told_of_and_the_others_answer(files: Path) -> None:
             os.close(console)
             # then it answers, and each lost one has its line.
             told = [process.stderr.readline() for _ in lost]
-            assert all(line.startswith("gunyah: vm") and "is lost" in line for line in told), told
-            assert len({line.split()[1] for line in told}) == len(lost)
+            assert all(".vcpu0 is lost: " in line for line in told), told
+            assert {line.split(": ")[1] for line in told} == set(lost)
         finally:
             process.terminate()
         assert process.wait(PATIENCE) in (0, 143)

@@ -6,9 +6,11 @@ leaves, 3 on a reset, 4 when the time is over, 1 for bad input or a fault.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,6 +19,7 @@ from gunyah.host.hosted import HostedSystem
 from gunyah.host.native_hosted import NativeHosted
 from gunyah.host.system_file import SystemFile, read_system_file
 from gunyah.host.trace import Trace
+from gunyah.host.vms import HostedVms
 from gunyah.machine import board
 from gunyah.vmm.images import ImageError
 from gunyah.vmm.loader import LoadError
@@ -87,8 +90,11 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _report(sentence: str) -> None:
-    print(f"gunyah: {sentence}", file=sys.stderr, flush=True)
+def _report(sentence: str, vms: HostedVms | None = None) -> None:
+    """On standard error; of a VM that has a name in the file with that name before it."""
+    begin = re.match(r"vm(\d+)\.", sentence)
+    name = vms.name_of(int(begin[1])) if vms is not None and begin is not None else None
+    print(f"gunyah: {name + ': ' if name else ''}{sentence}", file=sys.stderr, flush=True)
 
 
 def _serve_gdb(hosted: HostedSystem | NativeHosted, port: int | None, wait: bool, stack: ExitStack) -> None:
@@ -111,6 +117,7 @@ def _run(
         hosted.wait_for_terminals(1)
         vms = hosted.vms
         if vms is not None:
+            hosted.system.hypervisor.reporter = partial(_report, vms=vms)
             vms.start_all()
     _say(f"run directory  {hosted.directory.path}")
     for console in hosted.all_consoles:
