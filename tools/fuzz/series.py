@@ -18,6 +18,7 @@ from tools.fuzz.attack import Attack
 from tools.fuzz.checked_attack import CheckedAttack
 from tools.fuzz.native_attack import NativeCallsAttack, NativePairAttack, NativePrimaryAttack, NativeSmpAttack
 from tools.fuzz.primary_attack import PrimaryAttack
+from tools.fuzz.remap_attack import RemapAttack
 from tools.fuzz.root_attack import RootAttack
 
 __all__ = ["KINDS", "Run", "apart", "attempt", "resident_kib", "run_apart", "series", "split_acts"]
@@ -30,9 +31,10 @@ KINDS: dict[str, type[Attack]] = {
     "pair": NativePairAttack,
     "calls": NativeCallsAttack,
     "smp": NativeSmpAttack,
+    "remap": RemapAttack,
 }
 """Hostile Python VMs: the primary VM; the root VM with VMs of its own, alone and against the specification. Native:
-the primary VM; one of two; the primary VM with nothing but calls, and with two vCPUs.
+the primary VM; one of two; the primary VM with nothing but calls, with two vCPUs, and with memory that comes and goes.
 """
 WATCHDOG_SECONDS = 300
 
