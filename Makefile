@@ -45,9 +45,10 @@ test: $(DEV) ## Run all tests.
 bench: $(DEV) ## Measure; prints a table and writes bench/results.json.
 	@$(BIN)/python -m bench
 
+soak: VMS = 8
 soak: MINUTES = 5
-soak: $(DEV) ## BOOTS=20 boots of Debian's kernel in a row, then 4 vCPUs under load for MINUTES=5 minutes of guest time.
-	@$(BIN)/python -m tools.soak --boots $(BOOTS) --minutes $(MINUTES)
+soak: $(DEV) ## BOOTS=20 boots of Debian's kernel in a row, VMS=8 of it at once, then 4 vCPUs under load for MINUTES=5.
+	@$(BIN)/python -m tools.soak --boots $(BOOTS) --vms $(VMS) --minutes $(MINUTES)
 
 $(FUZZ): $(DEV)
 	@$(PIP_INSTALL) --editable '.[fuzz]' || echo "atheris is not installed: make fuzz does without runs that are led by coverage"

@@ -1,10 +1,10 @@
 """Boots a Linux again and again, then keeps a machine busy, and reads the kernel's log: `python -m tools.soak`.
 
 First N boots in a row of Debian's cloud kernel (what tools/fetch_linux.py fetched, or GUNYAH_LINUX_IMAGE and
-GUNYAH_LINUX_INITRD) to a shell and off again, each with another seed and with 1, 2 and 4 vCPUs in turn; then a machine
-with 4 vCPUs under a load of hashing, copying, packing and forking for M minutes of guest time. A stall, an oops, a
-warning, a report of the hypervisor, a lost power-off or a wrong sum of computed data is a failure: the log is kept, and
-the exit status is 1.
+GUNYAH_LINUX_INITRD) to a shell and off again, each with another seed and with 1, 2 and 4 vCPUs in turn; then 1, 2, 4
+and so on up to V secondary VMs at once, and what each of them costs; then a machine with 4 vCPUs under a load of
+hashing, copying, packing and forking for M minutes of guest time. A stall, an oops, a warning, a report of the
+hypervisor, a lost power-off or a wrong sum of computed data is a failure: the log is kept, and the exit status is 1.
 
 On the real clock a busy host looks to the guest as if its cores were away for long times. The virtual clock counts what
 the guest does, a nanosecond an instruction, so that a busy host does not show; four busy vCPUs need about ten times as
@@ -26,16 +26,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from gunyah.abi.rm import ExitType
 from gunyah.native import NativePrimary
+from gunyah.secondary import PrimaryVm
 from gunyah.system import System
+from gunyah.vmm.loader import read_image
+from gunyah.vmm.vm_config import VmSettings
 from tools.fetch_linux import cache_directory, fetch
 
-__all__ = ["Console", "SoakFailure", "linux_files", "one_boot", "stress"]
+__all__ = ["Console", "SoakFailure", "linux_files", "one_boot", "secondary_vms", "stress"]
 
 PROMPT = b"guest# "
 BOOT_SECONDS = 300.0
 """Of guest time; an undisturbed boot takes two, and other programs may need the host's cores."""
 VCPUS = (1, 2, 4)
+SECONDARY_MEMORY = 104 << 20
+"""Eight times that is what the board has for the primary VM's guests."""
 PART_SECONDS = 10
 """Guest time between two looks at the log and the shell."""
 
@@ -136,6 +142,41 @@ def one_boot(files: tuple[Path, Path], vcpus: int, seed: int, clock: str) -> Non
         console.check()
 
 
+def secondary_vms(files: tuple[Path, Path], count: int) -> float:
+    """Boot `count` VMs at once, have each compute and say its name, and switch them off; CPU seconds of each.
+
+    Raises SoakFailure.
+    """
+    image, ramdisk = read_image(files[0]), files[1].read_bytes()
+    with System(clock="real", seed=count, memory=1 << 30) as system:
+        vms: dict[str, PrimaryVm] = {}
+        for number in range(count):
+            settings = VmSettings(
+                name=f"debian{number}",
+                image=image,
+                ramdisk=ramdisk,
+                memory=SECONDARY_MEMORY,
+                bootargs="console=ttyAMA0 nokaslr quiet",
+                seed=bytes([number]) * 64,
+            )
+            vms[settings.name] = system.primary.vm(settings)
+        began = time.process_time()
+        for vm in vms.values():
+            vm.start()
+        seconds = BOOT_SECONDS * count
+        for name, vm in vms.items():
+            vm.read_until(PROMPT, seconds)
+            vm.write(f"echo {name} $((6*7)) is well; poweroff -f\n".encode())
+        for name, vm in vms.items():
+            vm.read_until(f"{name} 42 is well".encode(), seconds)
+            ended = vm.wait_exit(seconds)
+            if ended.exit_type != ExitType.PLATFORM_OFF:
+                raise SoakFailure(f"{name} ended with {ended}")
+        if system.primary.kernel.oopses:
+            raise SoakFailure(f"the primary VM: {system.primary.kernel.oopses[0]}")
+        return (time.process_time() - began) / count
+
+
 def stress(files: tuple[Path, Path], minutes: float, clock: str, tell: Callable[[str], object] = print) -> float:
     """Keep 4 vCPUs busy; the guest seconds that passed under load. Raises SoakFailure."""
     # Eight loops that fork leave much to be freed later; a guest without memory to spare would be busy reclaiming it.
@@ -183,6 +224,7 @@ def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m tools.soak", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--boots", type=int, default=20, help="boots in a row, default %(default)s")
+    parser.add_argument("--vms", type=int, default=0, help="secondary VMs at once, at most 8; default none")
     parser.add_argument("--minutes", type=float, default=5.0, help="guest time under load, default %(default)s")
     parser.add_argument("--clock", choices=("real", "virtual"), default="real", help="default %(default)s")
     options = parser.parse_args()
@@ -195,6 +237,9 @@ def main() -> int:
             resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
             took = time.monotonic() - began
             print(f"boot {number + 1} of {options.boots}: {vcpus} vCPUs, {took:.1f} s, peak {resident} MB", flush=True)
+        for number in (*(n for n in (1, 2, 4) if n < options.vms), options.vms)[: options.vms]:
+            each = secondary_vms(files, number)
+            print(f"secondary VMs: {number} at once, {each:.2f} CPU seconds each", flush=True)
         if options.minutes > 0:
             passed = stress(files, options.minutes, options.clock, lambda words: print(words, flush=True))
             print(f"stress: {passed:.0f} s of guest time on 4 vCPUs without trouble")
