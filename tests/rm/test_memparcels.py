@@ -113,6 +113,29 @@ def test_sanitizing_zeroes_when_asked_at_each_of_the_three_times() -> None:
     with_workers(1, scenario)
 
 
+def test_pages_around_one_that_is_shared_already_can_be_given_away() -> None:
+    """What stands between them looks the same to a look-up, but is another memparcel's."""
+
+    def scenario(client: Client, workers: list[Worker]) -> None:
+        (worker,) = workers
+        between = client.lend(worker.vmid, [(POOL + 2 * PAGE, PAGE)], message=SHARE, own=7, label=1)
+        pages = [(POOL + index * PAGE, PAGE) for index in (0, 1, 3, 7)]
+        around = client.lend(worker.vmid, pages, message=SHARE, own=7, label=2)
+        where = worker.accept(client, around, MemTrans.SHARE)
+        for index, (address, _) in enumerate(pages):
+            client.cpu.write(address, bytes([65 + index]) * 4)
+        seen = worker.does(client, lambda guest: [guest.cpu.read(entry.address, 4) for entry in where])
+        assert seen == [b"AAAA", b"BBBB", b"CCCC", b"DDDD"]
+        create = MemCreate(0, 0, 3, (AclEntry(worker.vmid, 4),), (SglEntry(POOL + PAGE, 4 * PAGE),)).pack()
+        assert client.refused(LEND, create) == RmError.MEM_INVALID
+        worker.release(client, around)
+        client.reclaim(around)
+        client.reclaim(between)
+        assert all(touch(client.cpu, POOL + index * PAGE) == (True, True) for index in range(8))
+
+    with_workers(1, scenario)
+
+
 def test_hundreds_of_scattered_pages_travel_over_many_fragments_and_appends() -> None:
     pages = [(POOL + 2 * index * PAGE, PAGE) for index in range(600)]
 

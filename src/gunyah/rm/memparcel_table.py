@@ -217,7 +217,6 @@ class MemparcelTable:
 
     def _find_pieces(self, owner: Vm, parcel: Memparcel, sgl: Sequence[SglEntry]) -> list[Region]:
         """Physical pieces of the ranges, none across the border of two ranges."""
-        memory, vm_memory = self.memory, self._memory_of(owner)
         pieces: list[Region] = []
         # What the latest look-up found: hundreds of neighbouring pages cost one look-up.
         known = Region(0, 0, 0)
@@ -233,13 +232,7 @@ class MemparcelTable:
             while left:
                 skip = at - known.owner_ipa
                 if not 0 <= skip < known.size:
-                    ahead = look_ahead(sgl, index) - (entry.size - left)
-                    try:
-                        known = Region(*memory.lookup(vm_memory, parcel.mem_type, at, ahead), at)
-                    except HypercallFailed as failure:
-                        raise RmFailure(
-                            RmError.MEM_INVALID, f"VM {owner.vmid} does not own what is mapped at {at:#x}: {failure}"
-                        ) from failure
+                    known = self._look_up(owner, parcel, at, left, look_ahead(sgl, index) - (entry.size - left))
                     skip = 0
                 size = min(left, known.size - skip)
                 pieces.append(Region(known.pa + skip, size, at))
@@ -252,6 +245,17 @@ class MemparcelTable:
                     RmError.MEM_INVALID, f"the page at physical {second.pa:#x} stands twice in the list of ranges"
                 )
         return pieces
+
+    def _look_up(self, owner: Vm, parcel: Memparcel, at: int, size: int, ahead: int) -> Region:
+        """What of the owner's own memory stands at ``at``: more than ``size`` bytes of it, if ``ahead`` shows more."""
+        memory, vm_memory = self.memory, self._memory_of(owner)
+        for wanted in dict.fromkeys((ahead, size)):
+            try:
+                return Region(*memory.lookup(vm_memory, parcel.mem_type, at, wanted), at)
+            except HypercallFailed as failure:
+                # Something behind what is asked for may be another extent's.
+                refusal = failure
+        raise RmFailure(RmError.MEM_INVALID, f"VM {owner.vmid} does not own what is mapped at {at:#x}: {refusal}")
 
     def append(self, owner: Vm, handle: int, *, done: bool, sgl: Sequence[SglEntry]) -> None:
         """MEM_APPEND (rm-rpc.md 8.3)."""
