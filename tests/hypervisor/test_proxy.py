@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from tests.hypervisor.root_rig import Answer
@@ -220,6 +221,16 @@ class TestRefusals:
         made.vmm.vcpus[0].unblock(Block.WFI)
         made.yard.run(until=lambda: made.vcpu.run_ticks > 0 or made.vcpu.proxy_caller is not None, ms=5)
         assert made.yard.call("vcpu_run", made.vm.threads[0], 0, 0, 0).error == Error.BUSY
+
+    def test_one_that_cannot_run_is_never_busy(self) -> None:
+        """Two hosts may ask at a time: RM, which waits for its end, and the host that lent it its time."""
+        made = Proxied(sleep_for_ever)
+        asked = partial(made.yard.call, "vcpu_run", made.vm.threads[0], 0, 0, 0)
+        assert made.state() == (WAKEUP, 0, 1, 0)
+        assert [asked().results, asked().results] == 2 * [(WAKEUP, 0, 1, 0)]
+        made.yard.ok("vcpu_kill", made.vm.threads[0])
+        assert [asked().results, asked().results] == 2 * [(OFF, 1, 0, 0)]
+        assert made.vcpu.proxy_caller is None
 
     def test_oneself(self) -> None:
         made = Proxied(sleep_for_ever)

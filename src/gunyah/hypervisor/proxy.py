@@ -98,7 +98,7 @@ class ProxyRun:
 def start(caller: Vcpu, target: Vcpu, resume: tuple[int, int, int]) -> tuple[int, int, int, int] | None:
     """Begin ``vcpu_run``: BUSY when the target is not proxy-scheduled or somebody is inside ``vcpu_run`` for it.
 
-    None when ``finish`` answers; the answer itself when the target was only to die.
+    None when ``finish`` answers; the answer itself when the target was only to die, or cannot run.
 
     DENIED when the target is pinned to another CPU than the caller's.
     """
@@ -119,6 +119,9 @@ def start(caller: Vcpu, target: Vcpu, resume: tuple[int, int, int]) -> tuple[int
     if target.killed:
         # Nothing of it runs any more. Who kills it and who runs it may be two: neither must find it busy with dying.
         target.exit()
+        return run_state(target)
+    if target.blocks & ~_PROXY:
+        # It cannot run: the answer is its state, and nobody else finds it busy meanwhile.
         return run_state(target)
     target.proxy_caller = caller
     target.started = True
