@@ -43,6 +43,14 @@ class TestPrimaryVm:
         status, result = replay({"hypercalls": script.steps})
         assert status == 0, result["failures"]
 
+    @pytest.mark.parametrize("function", [0x8400_0008, 0x8400_0009, 0x8400_0002])
+    def test_a_call_that_did_not_return_ends_one_life(self, replay: Any, function: int) -> None:
+        version = (0x1_0001, 0, 0, 0, 0)
+        script = Script("pvm/smccc").smccc("PSCI_VERSION", 0x8400_0000, out=version)
+        script.smccc("PSCI", function, out=()).smccc("PSCI_VERSION", 0x8400_0000, out=version)
+        status, result = replay({"hypercalls": script.steps})
+        assert (status, result["passed"]) == (0, 3), result["failures"]
+
     def test_its_queues_interrupt_it(self, replay: Any) -> None:
         script = Script("pvm/irq_edge").observe("initial pending irqs: []")
         script.call("msgqueue_send", "$rm_tx", 8, "0x48000000", 1, 0, out=(0, 1))

@@ -12,7 +12,7 @@ from gunyah.guest import dts, fdt
 from gunyah.guest.cpu import Cpu
 from gunyah.host.conformance import secondary
 from gunyah.host.conformance.calls import CallReplay
-from gunyah.host.conformance.lives import died, lives
+from gunyah.host.conformance.lives import died, lives, never_returned
 from gunyah.host.conformance.monitor import Monitor, PrimaryEnvironment
 from gunyah.host.conformance.readings import judge_environment, judge_machine
 from gunyah.host.conformance.requests import RmReplay
@@ -143,8 +143,9 @@ def _account(scenario: Scenario, verdicts: list[Verdict], why: str) -> None:
 
 
 def _ended_itself(scenario: Scenario, step: Step) -> bool:
-    """The step is a secondary VM's VM_EXIT, which was never answered (rm-rpc.md 6)."""
-    return scenario.role == "svm" and died(step) and isinstance(step, RmStep) and step.message == MessageId.VM_EXIT
+    """The step is a call that did not return, or a secondary VM's VM_EXIT, which was never answered (rm-rpc.md 6)."""
+    exits = scenario.role == "svm" and died(step) and isinstance(step, RmStep) and step.message == MessageId.VM_EXIT
+    return exits or never_returned(step)
 
 
 def _perform(scenario: Scenario, stage: Stage, secondary_vm: SecondaryVm, desk: Desk, *, native: bool) -> Perform:
