@@ -294,7 +294,7 @@ class NativeSmpAttack(NativePrimaryAttack):
         target.load(b"")
         by.load(ask + step(Op.CALL, guest.OTHER_WAYS))
         by.wake()
-        self.hv.run(lambda: by.idle and target.idle, self.hv.clock.ticks() + SECOND // 1000)
+        self.hv.run(lambda: by.idle and target.idle, self.hv.clock.ticks() + SECOND // 10)
         if by.x[0]:
             self.findings.append(f"CPU_ON of vCPU {index} is refused: {by.x[0]:#x}")
 
