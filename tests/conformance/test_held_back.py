@@ -51,6 +51,14 @@ class TestPrimaryVm:
         status, result = replay({"hypercalls": script.steps})
         assert (status, result["passed"]) == (0, 3), result["failures"]
 
+    @pytest.mark.parametrize("function", [0x8400_0001, 0xC400_0001, 0x8400_000C, 0xC400_000C])
+    @pytest.mark.parametrize("state", [0, 0x1_0000, 0x4000_0003])
+    def test_who_came_back_from_a_suspend_was_woken(self, replay: Any, function: int, state: int) -> None:
+        script = Script("pvm/smccc").smccc("PSCI", function, state, 0, 0, 0, out=(0, state, 0, 0, 0), insn="smc #0")
+        script.smccc("PSCI_VERSION", 0x8400_0000, out=(0x1_0001, 0, 0, 0, 0)).observe("irqs=[]")
+        status, result = replay({"hypercalls": script.steps})
+        assert status == 0, result["failures"]
+
     def test_its_queues_interrupt_it(self, replay: Any) -> None:
         script = Script("pvm/irq_edge").observe("initial pending irqs: []")
         script.call("msgqueue_send", "$rm_tx", 8, "0x48000000", 1, 0, out=(0, 1))

@@ -6,9 +6,10 @@ import re
 import struct
 from collections.abc import Callable, Sequence
 
-from gunyah.abi import pyimage
+from gunyah.abi import pyimage, smccc
 from gunyah.abi.errors import Error
 from gunyah.abi.hypercalls import BY_NAME
+from gunyah.abi.types import U32
 from gunyah.guest.cpu import GuestAbort, Program
 from gunyah.host.conformance.guests import RESULTS as GUEST_RESULTS
 from gunyah.host.conformance.guests import GuestLog, MemoryMap, guest_code, guest_program, plan
@@ -31,6 +32,15 @@ PRIMARY_SPIS = range(960, 962)
 ENTROPY_CALLS = 4
 ENTROPY_WINDOW = 0.034
 """Calls that a vCPU may make within so many seconds (hypercalls.md 3.16)."""
+
+SUSPENDS = frozenset(
+    {
+        smccc.PSCI_CPU_SUSPEND_32,
+        smccc.PSCI_CPU_SUSPEND_64,
+        smccc.PSCI_CPU_DEFAULT_SUSPEND_32,
+        smccc.PSCI_CPU_DEFAULT_SUSPEND_64,
+    }
+)
 
 ASK_VMID = bytes.fromhex("2101010024000056")
 ASK_NOTHING = bytes.fromhex("21010100ff0f0056")
@@ -125,7 +135,13 @@ class CallReplay:
             self._keep_pace(index)
         elif plain.call == "msgqueue_send" and _succeeded(step):
             self._compose(monitor, index, plain)
+        # Whoever came back from a suspend had something to wake up for.
+        woken = step.insn.immediate == 0 and inputs[:1] and inputs[0] & U32 & ~smccc.HINT_SVE in SUSPENDS and step.out
+        if woken:
+            monitor.set_alarm(True)
         got = monitor.execute(step.insn, inputs)
+        if woken:
+            monitor.set_alarm(False)
         judge(verdict, step, inputs, got, self.capabilities)
         if got[0] == 0:
             self.capabilities.note(plain)

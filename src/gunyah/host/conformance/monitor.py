@@ -35,6 +35,7 @@ GICD_CTLR, GICD_IGROUPR, GICD_ISENABLER, GICD_ISPENDR, GICD_IPRIORITYR, GICD_ICF
 GICD_CTLR_ARE_GROUP1 = 0x12
 SPURIOUS = range(1020, 1024)
 FIRST_SPI = 32
+VIRTUAL_TIMER_PPI = 27
 
 RUNTIME_SIGNATURE = 0x454D_5652
 MANAGER_SIGNATURE = 0x524D_4544
@@ -140,6 +141,17 @@ class Monitor:
                 self.set_trigger(spi, edge)
         self.cpu.msr("ICC_PMR_EL1", 0xFF)
         self.cpu.msr("ICC_IGRPEN1_EL1", 1)
+
+    def set_alarm(self, on: bool) -> None:
+        """An interrupt that is pending, of the virtual timer, or none: whoever suspends himself is awake at once."""
+        if on:
+            self.store(GICD + GICD_CTLR, GICD_CTLR_ARE_GROUP1)
+            self.store(GICR + GICR_SGI_FRAME + GICD_IGROUPR, 0xFFFF_FFFF)
+            self.store(GICR + GICR_SGI_FRAME + GICD_ISENABLER, 1 << VIRTUAL_TIMER_PPI)
+            self.cpu.msr("ICC_PMR_EL1", 0xFF)
+            self.cpu.msr("ICC_IGRPEN1_EL1", 1)
+            self.cpu.msr("CNTV_CVAL_EL0", 0)
+        self.cpu.msr("CNTV_CTL_EL0", int(on))
 
     def set_trigger(self, spi: int, edge: bool) -> None:
         address = GICD + GICD_ICFGR + 4 * (spi // 16)
