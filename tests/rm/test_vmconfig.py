@@ -107,6 +107,8 @@ REFUSED: list[tuple[Change, str, RmError]] = [
     (lambda tree: vdevice(tree, "x", "shm"), "sub-node memory is needed", BAD),
     (lambda tree: vdevice(tree, "x", "shm").add("memory").set_cells("label", 1), "base and allocate-base", BAD),
     (lambda tree: vdevice(tree, "x", "vrtc-pl031"), "none of base and allocate-base", BAD),
+    (lambda tree: vdevice(tree, "x", "vrtc-pl031").set_flag("allocate-base"), "vrtc-pl031 is not supported", NONE),
+    (lambda tree: node("")(tree).add("segments").set_strings("ramdisk", "three"), "ramdisk", BAD),
     (lambda tree: vdevice(tree, "x", "doorbell").set_strings("push-compatible", *"abcdefg"), "7 strings, 6", BAD),
     (lambda tree: tree.node(CONFIG).remove(), "none of the nodes", BAD),
 ]  # fmt: skip

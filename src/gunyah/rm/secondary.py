@@ -13,7 +13,7 @@ from gunyah.abi.types import CPU_INDEX_INVALID, PAGE_SIZE
 from gunyah.abi.vcpu import VcpuOption
 from gunyah.abi.vic import VIC_OPTION_DISABLE_DEFAULT_ADDR, VPM_OPTION_NO_AGGREGATION
 from gunyah.guest.hypercall import HypercallFailed
-from gunyah.rm import devices, lifecycle
+from gunyah.rm import devices, elf_image, lifecycle
 from gunyah.rm.address import AddressAllocator
 from gunyah.rm.errors import RmFailure
 from gunyah.rm.image import image_of, tree_window
@@ -59,6 +59,9 @@ def prepare(rm: ResourceManager, vm: Vm) -> None:
 def build(rm: ResourceManager, vm: Vm) -> None:
     """Everything up to READY; raises RmFailure."""
     image, objects = image_of(vm), objects_of(vm)
+    elf = elf_image.read_elf(rm, vm)
+    if elf is not None:
+        elf_image.find_tree(rm, vm, elf)
     try:
         with tree_window(rm, vm) as (blob, _, _):
             pass
@@ -70,6 +73,7 @@ def build(rm: ResourceManager, vm: Vm) -> None:
     for warning in warnings:
         rm.log.warning(f"VM {vm.vmid}: {warning}")
     _identify(vm, config)
+    elf_image.apply(rm, vm, elf, config)
     try:
         _make_spaces(rm, vm, objects, config)
         _make_vcpus(rm, vm, objects, config, objects_of(owner))

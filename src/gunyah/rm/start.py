@@ -67,7 +67,8 @@ def _write_device_tree(rm: ResourceManager, vm: Vm, image: Image, config: VmConf
 
 def _power_on(rm: ResourceManager, vm: Vm, image: Image, objects: VmObjects, config: VmConfig) -> None:
     base, tree = config.memory.base, config.memory.base + image.dt_offset
-    entry = base + (image.offset if config.entry_offset is None else config.entry_offset)
+    offset = image.offset if config.entry_offset is None else config.entry_offset
+    entry = base + (offset if image.entry is None else image.entry)
     boot = [vcpu for vcpu in objects.vcpus if vcpu.boot]
     if image.auth is AuthType.ANDROID:
         if len(boot) != 1 or entry != base + image.offset:

@@ -67,6 +67,12 @@ class Image:
     firmware_handle: int | None = None
     firmware_offset: int = 0
     firmware_size: int = 0
+    entry: int | None = None
+    """Where an ELF image begins to run; other images begin at their offset."""
+    ramdisk: tuple[int, int] | None = None
+    """(offset, bytes) in the memparcel of an ELF image's RAM disk."""
+    bootargs: str = ""
+    """What an ELF image's configuration archive adds to the command line."""
 
 
 @dataclass(slots=True, eq=False)

@@ -185,6 +185,14 @@ class _Writer:
 
     def chosen(self) -> None:
         node = self.tree.root.ensure("chosen")
+        image = self.vm.image
+        if image is not None and image.ramdisk is not None:
+            start = self.config.memory.base + image.ramdisk[0]
+            for name, address in ((Property.INITRD_START, start), (Property.INITRD_END, start + image.ramdisk[1])):
+                (node.set_u64s if address >> 32 else node.set_cells)(name, address)
+        if image is not None and image.bootargs:
+            given = node.string(Property.BOOTARGS) if Property.BOOTARGS in node else ""
+            node.set_strings(Property.BOOTARGS, f"{given} {image.bootargs}".strip())
         try:
             words = self.rm.hyp.prng_get_entropy(8)[:_SEED_WORDS]
         except HypercallFailed as failure:

@@ -127,6 +127,8 @@ class VmConfig:
     """ABI generation of the guest: property ``abi-profile``, this system's own."""
     entry_segment: str = ""
     entry_offset: int | None = None
+    segments: dict[str, int] = field(default_factory=dict)
+    """Which loadable segment of an ELF image is what: "ramdisk", "config_cpio", or what kernel-entry-segment names."""
     sensitive: bool = False
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     gic: GicConfig = field(default_factory=GicConfig)
@@ -229,6 +231,9 @@ class _Checker(NodeReader):
         config.entry_offset = (
             self.get(node, key.KERNEL_ENTRY_OFFSET, node.u64, 0) if key.KERNEL_ENTRY_OFFSET in node else None
         )
+        segments = node.child("segments")
+        if segments is not None:
+            config.segments = {word: self.get(segments, word, segments.u32, 0) for word in segments.properties}
         config.sensitive = key.SENSITIVE in node or self.policy.auth is AuthType.ANDROID
 
     def attributes(self, node: Node) -> None:

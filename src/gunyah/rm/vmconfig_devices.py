@@ -258,6 +258,8 @@ class _Reader:
             self.refuse(node, f"base {device.address:#x} is not a multiple of 4096")
         if any(other.kind is VdeviceType.VRTC_PL031 for other in self.devices):
             self.refuse(node, "a second vrtc-pl031: a VM has at most one")
+        # The calls that would make one have no numbers on this platform (hypercalls.md 3.17).
+        self.refuse(node, "vrtc-pl031 is not supported on this platform", RmError.NORESOURCE)
 
 
 _V = VdeviceType
