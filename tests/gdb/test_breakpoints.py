@@ -88,11 +88,11 @@ TestPatching = Patching.TestCase
 
 def test_a_watch_over_two_pages_knows_the_virtual_address_of_a_hit() -> None:
     watch = Watch(3, 0x1FF8, 16, False, True, ((BASE + 0xFF8, 8), (BASE + 0x5000, 8)))
-    assert watch.address_of(Hit(BASE + 0xFF4, 8, True, 0)) == 0x1FF8
-    assert watch.address_of(Hit(BASE + 0xFFC, 1, True, 0)) == 0x1FFC
-    assert watch.address_of(Hit(BASE + 0x5004, 4, True, 0)) == 0x2004
-    assert watch.address_of(Hit(BASE + 0x5008, 4, True, 0)) is None
-    assert watch.address_of(Hit(BASE + 0x5000, 4, False, 0)) is None
+    assert watch.address_of(Hit(BASE + 0xFF4, 8, True)) == 0x1FF8
+    assert watch.address_of(Hit(BASE + 0xFFC, 1, True)) == 0x1FFC
+    assert watch.address_of(Hit(BASE + 0x5004, 4, True)) == 0x2004
+    assert watch.address_of(Hit(BASE + 0x5008, 4, True)) is None
+    assert watch.address_of(Hit(BASE + 0x5000, 4, False)) is None
 
 
 def test_there_are_as_many_watchpoints_as_are_said() -> None:

@@ -1,53 +1,27 @@
 """What a debugger needs of a core: breakpoints at virtual addresses, and watchpoints on physical memory.
 
 Breakpoints are the architecture's own (DBGBVR<n>_EL1, DBGBCR<n>_EL1), which the engine honours while it translates, so
-they cost nothing elsewhere and work before memory is mapped. Its watchpoints are empty functions; memory hooks take
-their place: with one set, every access of the guest leaves the fast path, and one that touches a watched range becomes
-a watchpoint exception for EL2 before it happens. Accesses by DC ZVA are not seen.
+they cost nothing elsewhere and work before memory is mapped. An access that touches watched memory becomes a watchpoint
+exception for EL2 before it happens (`watch`).
 """
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from . import unicorn_private as private
+from .decode import decode_instruction, effective_address
 from .registers import Encoding
+from .watch import READ, WRITE, Watches
 
 if TYPE_CHECKING:
     from .core import Core
 
+_PAGE: Final = 0xFFF
 BREAKPOINTS: Final = 6
 """Breakpoint registers of a Cortex-A72."""
 
 _ENABLED_FOR_EL0_AND_EL1: Final = 0xF << 5 | 3 << 1 | 1
-_WIDEST: Final = 8
-"""Bytes of the widest single access that the engine makes."""
-
-# hook(uc, type, address, size, value, range): address is physical, PC is synchronised before the call
-_CODE: Final = bytes.fromhex(
-    "498b4110"  # mov rax, [r9 + 16]      what all ranges share
-    "48833800"  # cmp qword [rax], 0
-    "743a"  # je done                     (not armed)
-    "493b5120"  # cmp rdx, [r9 + 32]
-    "7334"  # jae done                    (starts behind the range)
-    "89c9"  # mov ecx, ecx
-    "4c8d140a"  # lea r10, [rdx + rcx]
-    "4d3b5118"  # cmp r10, [r9 + 24]
-    "7628"  # jbe done                    (ends before it)
-    "48895008"  # mov [rax + 8], rdx
-    "48894810"  # mov [rax + 16], rcx
-    "89f6"  # mov esi, esi
-    "48897018"  # mov [rax + 24], rsi
-    "4c894020"  # mov [rax + 32], r8
-    "498b39"  # mov rdi, [r9]             env
-    "be01000000"  # mov esi, 1            EXCP_UDEF
-    "ba220000d2"  # mov edx, 0xd2000022   watchpoint, from a lower level
-    "b902000000"  # mov ecx, 2            for EL2
-    "41ff6108"  # jmp [r9 + 8]            raise_exception, which does not return
-    "c3"  # done: ret
-)
 
 
 class Range(NamedTuple):
@@ -60,12 +34,11 @@ class Range(NamedTuple):
 
 
 class Hit(NamedTuple):
-    """The access that a watchpoint kept from happening; ``value`` is what a write would have stored."""
+    """The access that a watchpoint kept from happening, by physical address."""
 
     address: int
     size: int
     write: bool
-    value: int
 
 
 class Debug:
@@ -74,10 +47,8 @@ class Debug:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._lib = core.library
-        self._shared = (ctypes.c_uint64 * 5)()
+        self._watches: Watches | None = None
         self._ranges: list[Range] = []
-        self._hooks: list[tuple[int, Any]] = []
-        self._entry = 0
 
     def set_breakpoint(self, number: int, value: int, control: int) -> None:
         """Write a breakpoint register pair (0..5) of the loaded context, with all that follows from it."""
@@ -97,64 +68,43 @@ class Debug:
 
     def watch(self, ranges: Sequence[Range]) -> None:
         """Watch these ranges and no others, whoever runs, while ``armed``. Not for use while the core runs."""
-        core, lib = self._core, self._lib
         if list(ranges) == self._ranges:
             return
-        for handle, _ in self._hooks:
-            core.check(lib.hook_del(core.handle, handle), "a watchpoint cannot be removed")
-        if bool(ranges) != bool(self._ranges):
-            # Whether accesses take the fast path is decided when code is translated.
-            lib.tb_flush(core.cpu_state)
+        if self._watches is None:
+            self._watches = self._core.guest_debug.watches
+        self._watches.set(
+            [
+                (each.address, each.address + each.size - 1, (READ if each.read else 0) | (WRITE if each.write else 0))
+                for each in ranges
+            ]
+        )
         self._ranges = list(ranges)
-        self._hooks = []
-        for each in ranges:
-            if each.read:
-                self._hook(private.UC_HOOK_MEM_READ, each)
-            if each.write:
-                self._hook(private.UC_HOOK_MEM_WRITE, each)
-
-    def _hook(self, kind: int, each: Range) -> None:
-        core, lib = self._core, self._lib
-        if not self._entry:
-            self._entry = core.code.place(_CODE)
-        block = (ctypes.c_uint64 * 5)(
-            core.registers.address,
-            ctypes.cast(lib.raise_exception, ctypes.c_void_p).value or 0,
-            ctypes.addressof(self._shared),
-            each.address,
-            each.address + each.size,
-        )
-        handle = ctypes.c_size_t()
-        core.check(
-            lib.hook_add(
-                core.handle,
-                ctypes.addressof(handle),
-                kind,
-                self._entry,
-                ctypes.addressof(block),
-                max(0, each.address - _WIDEST + 1),
-                each.address + each.size - 1,
-            ),
-            f"memory at {each.address:#x} cannot be watched",
-        )
-        self._hooks.append((handle.value, block))
 
     @property
     def armed(self) -> bool:
         """Whether watched accesses stop the guest."""
-        return bool(self._shared[0])
+        return self._watches is not None and self._watches.armed
 
     @armed.setter
     def armed(self, armed: bool) -> None:
-        self._shared[0] = armed
+        if self._watches is not None:
+            self._watches.armed = armed
 
     def take_hit(self) -> Hit | None:
-        """The access of the present watchpoint exception, once; None if none was made here."""
-        address, size, kind, value = self._shared[1:5]
-        if not kind:
+        """The access of the present watchpoint exception, once; None if none was made here. PC is at it."""
+        touch = self._watches.take() if self._watches is not None else None
+        if touch is None:
             return None
-        self._shared[3] = 0
-        return Hit(address, size, kind == private.UC_MEM_WRITE, value & (1 << 8 * size) - 1)
+        registers = self._core.registers
+        word = self._core.instruction(registers.pc) if registers.aarch64 else None
+        access = decode_instruction(word) if word is not None else None
+        if word is None or access is None:
+            return Hit(touch.physical, touch.size, touch.write)
+        # An unaligned access comes in pieces, bytes or aligned words; what is in the same page is told.
+        start = effective_address(word, registers)
+        page = touch.address & ~_PAGE
+        first, end = max(start, page), min(start + access.size, page + _PAGE + 1)
+        return Hit(touch.physical + first - touch.address, max(0, end - first), touch.write)
 
 
 __all__ = ["BREAKPOINTS", "Debug", "Hit", "Range"]

@@ -1,23 +1,22 @@
 """A vCPU's own debugger: breakpoints, watchpoints and software steps that EL1 takes (Arm DDI 0487, D2).
 
 The engine has breakpoints. Its watchpoints are empty functions, and it notices late that MSR DAIFSet or DAIFClr has
-changed PSTATE.D, on which software steps depend. Both are put right here with three small functions in the places
-where the library calls its own (host_code), when a vCPU first sets a watchpoint or asks for steps, so that nobody else
-pays for it. Watchpoints are compared by virtual address: accesses to pages without one are as fast as ever.
+changed PSTATE.D, on which software steps depend. Both are put right here when a vCPU first sets a watchpoint (`watch`)
+or asks for steps, so that nobody else pays for it.
 """
 
 from __future__ import annotations
 
 import ctypes
 import struct
-import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from . import unicorn_private as private
 from .decode import decode_instruction, effective_address
 from .host_code import install
 from .registers import EC, ESR_IL, MDCR, SYSTEM_REGISTERS, Encoding
+from .watch import WATCHPOINTS, Watches, address_of, field_of, watch_pages
 
 if TYPE_CHECKING:
     from .core import Core
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["BREAKPOINTS", "WATCHPOINTS", "GuestDebug", "Watchpoint"]
 
 BREAKPOINTS: Final = 6
-WATCHPOINTS: Final = 4
 """Register pairs of a Cortex-A72."""
 _CONTEXT_AWARE: Final = 4
 """The first breakpoint that can compare a context id."""
@@ -37,7 +35,6 @@ _SS: Final = 1 << 0
 _KDE: Final = 1 << 13
 _MDE: Final = 1 << 15
 _PSTATE_D: Final = 1 << 9
-_WRITE: Final = 2
 _LINKED_CONTEXT: Final = 3
 
 # hook(uc, number, block), after an exception: what EL2 did for the vCPU is an instruction of its step
@@ -49,6 +46,9 @@ _STEPPED: Final = bytes.fromhex(
     "8120ffffdfff"  # and dword [rax], ~(1 << 21)
     "c3"  # done: ret
 )
+
+
+_steppers: list[private.Library] = []
 
 
 class Watchpoint:
@@ -94,15 +94,23 @@ class GuestDebug:
     def __init__(self, core: Core, intercepts: Intercepts) -> None:
         self._core = core
         self._fault_address = private.u64_at(core.registers.address + core.library.offsets.env_vaddress)
-        self._values = [_field(core, Encoding(2, 0, 0, n, 6)) for n in range(WATCHPOINTS)]
-        self._controls = [_field(core, Encoding(2, 0, 0, n, 7)) for n in range(WATCHPOINTS)]
-        self._breakpoints = [_field(core, Encoding(2, 0, 0, n, 5)) for n in range(BREAKPOINTS)]
+        self._values = [field_of(core, Encoding(2, 0, 0, n, 6)) for n in range(WATCHPOINTS)]
+        self._controls = [field_of(core, Encoding(2, 0, 0, n, 7)) for n in range(WATCHPOINTS)]
+        self._breakpoints = [field_of(core, Encoding(2, 0, 0, n, 5)) for n in range(BREAKPOINTS)]
         self._stepping = False
         self._keep: list[object] = []
+        self._watches: Watches | None = None
         intercepts.patch(_MDSCR, write=self._write_mdscr)
         for n in range(WATCHPOINTS):
             intercepts.patch(Encoding(2, 0, 0, n, 6), write=self._writer(self._values[n], value=True))
             intercepts.patch(Encoding(2, 0, 0, n, 7), write=self._writer(self._controls[n], value=False))
+
+    @property
+    def watches(self) -> Watches:
+        """EL2's own watches on this core's memory; raises `EngineUnavailable`."""
+        if self._watches is None:
+            self._watches = Watches(self._core)
+        return self._watches
 
     # -- registers -----------------------------------------------------------------------------------------------------
 
@@ -127,7 +135,7 @@ class GuestDebug:
         """Do what the loaded vCPU's debug registers need; for whoever has written them from outside."""
         words = self._core.registers.words
         if any(words[slot] & 1 for slot in self._controls):
-            _watch(self._core, self._values[0] * 8, self._controls[0] * 8)
+            watch_pages(self._core)
         if self._core.registers.read(_MDSCR) & _SS:
             self.follow_steps()
 
@@ -142,7 +150,7 @@ class GuestDebug:
         library = core.library
         if library not in _steppers:
             _steppers.append(library)
-            header = struct.pack("<QI", _address(library.rebuild_hflags), library.offsets.fields[_MDSCR])
+            header = struct.pack("<QI", address_of(library.rebuild_hflags), library.offsets.fields[_MDSCR])
             install(library, "step_state", "cpu_get_tb_cpu_state_aarch64", header)
         env = core.registers.address
         block = (ctypes.c_uint64 * 2)(env + library.offsets.env_target_el, env + library.offsets.env_pstate)
@@ -214,56 +222,3 @@ class GuestDebug:
         for n, slot in enumerate(self._breakpoints):
             core.registers.words[slot] = 0
             core.library.update_breakpoint(core.cpu_state, n)
-
-
-def _field(core: Core, register: Encoding) -> int:
-    """Index in `Registers.words` of a debug register."""
-    return int(private.u64_at(core.description(register) + private.REGINFO_FIELDOFFSET).value) // 8
-
-
-def _address(function: Any) -> int:
-    return ctypes.cast(function, ctypes.c_void_p).value or 0
-
-
-# -- once in a process -------------------------------------------------------------------------------------------------
-
-_Decide = ctypes.CFUNCTYPE(
-    ctypes.c_uint32, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_int
-)
-_steppers: list[private.Library] = []
-_watchers: list[object] = []
-_cores: weakref.WeakValueDictionary[int, Core] = weakref.WeakValueDictionary()
-"""Cores with watchpoints, by their CPUState."""
-
-
-def _decide(cpu: int, address: int, size: int, user: int, kind: int) -> int:
-    core = _cores.get(cpu)
-    if core is None:
-        return 0
-    try:
-        return core.guest_debug.syndrome(address, size, write=kind == _WRITE, unprivileged=bool(user))
-    except BaseException as error:
-        core.fail(error)
-        return 0
-
-
-def _watch(core: Core, values: int, controls: int) -> None:
-    """Have accesses of ``core`` to watched pages brought here."""
-    _cores[core.cpu_state] = core
-    if _watchers:
-        return
-    library = core.library
-    decide = _Decide(_decide)
-    _watchers.append(decide)
-    header = struct.pack(
-        "<4I3Q",
-        library.offsets.cpu_env,
-        values,
-        controls,
-        0,
-        _address(decide),
-        _address(library.raise_exception),
-        _address(library.dll["cpu_restore_state_aarch64"]),
-    )
-    install(library, "watch_page", "cpu_watchpoint_address_matches_aarch64", header)
-    install(library, "watch_access", "cpu_check_watchpoint_aarch64", header)

@@ -28,9 +28,6 @@ PAGE_SIZE: Final = 4096
 
 UC_HOOK_INTR: Final = 1
 UC_HOOK_BLOCK: Final = 8
-UC_HOOK_MEM_READ: Final = 1024
-UC_HOOK_MEM_WRITE: Final = 2048
-UC_MEM_WRITE: Final = 17
 UC_ERR_OK: Final = 0
 UC_ERR_READ_UNMAPPED: Final = 6
 UC_ERR_WRITE_UNMAPPED: Final = 7
@@ -193,7 +190,6 @@ class Library:
             pointer, pointer, pointer,
         )  # fmt: skip
         self.mmu_index = function("arm_mmu_idx_el_aarch64", ctypes.c_int, pointer, ctypes.c_int)
-        self.hook_del = function("uc_hook_del", ctypes.c_int, pointer, ctypes.c_size_t)
         self.raise_exception = function("raise_exception_aarch64", None, pointer, u32, u32, u32)
         self.update_breakpoint = function("hw_breakpoint_update_aarch64", None, pointer, ctypes.c_int)
         self.set_fpscr = function("vfp_set_fpscr_aarch64", None, pointer, u32)

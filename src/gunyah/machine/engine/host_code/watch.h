@@ -1,21 +1,41 @@
-/* What both watchpoint helpers know: the header that is filled in when they are placed, and the coarse comparison. */
+/* What the watchpoint helpers know: watches on physical memory that EL2 has set, and a vCPU's own watchpoints. */
 
 typedef unsigned char u8;
 typedef unsigned int u32;
 typedef unsigned long long u64;
 
-enum { READ = 1, WRITE = 2, WATCHPOINTS = 4 };
-/* Bit of MemTxAttrs that says an access is one of EL0. */
-enum { USER = 2 };
+enum { READ = 1, WRITE = 2, WATCHPOINTS = 4, ENGINES = 1024, RANGES = 64, PAGE = 4096 };
 
-struct header {
-    void *original;
-    /* env: offset of CPUARMState in CPUState; values, controls: of DBGWVR<n>_EL1 and DBGWCR<n>_EL1 in CPUARMState. */
-    u32 env, values, controls, reserved;
-    u32 (*decide)(const u8 *cpu, u64 address, u64 size, u32 user, int kind);
-    void (*raise_exception)(u8 *env, u32 number, u32 syndrome, u32 level);
-    int (*restore_state)(u8 *cpu, u64 host_pc, int leaves);
+struct range {
+    u64 first, last, kinds;
 };
+
+/* EL2's watches on one engine, found by its CPUARMState: the page that a TLB entry is being made for, and the last hit. */
+struct watches {
+    u64 env;
+    u64 armed;
+    u64 page;
+    u64 hit_address, hit_physical, hit_size, hit_kind;
+    u64 count;
+    struct range ranges[RANGES];
+};
+
+static inline struct watches *watches_of(struct watches **all, const u8 *env)
+{
+    struct watches *found = all[(u64)env >> 4 & (ENGINES - 1)];
+    return found && found->env == (u64)env ? found : 0;
+}
+
+static inline int touched(const struct watches *watches, u64 address, u64 size, u64 kinds)
+{
+    u64 last = address + size - 1;
+    for (u64 n = 0; n < watches->count; n++) {
+        const struct range *range = &watches->ranges[n];
+        if ((range->kinds & kinds) && range->first <= last && address <= range->last)
+            return 1;
+    }
+    return 0;
+}
 
 /* Whether a watchpoint that is enabled has a byte in the doublewords, or in the larger aligned area, that are touched. */
 static inline int watched(const u8 *env, u32 values, u32 controls, u64 address, u64 size)
