@@ -15,6 +15,7 @@ from gunyah.abi.hypercalls import HYPERCALLS, Hypercall
 from gunyah.abi.objects import ObjectType
 from gunyah.abi.rm import Header, MessageId, MessageType
 from gunyah.hypervisor.cspace import CSpace
+from gunyah.machine import board
 from gunyah.machine.engine import SYSTEM_REGISTERS
 from tools.fuzz import native_guest as guest
 from tools.fuzz.native_guest import Op, step
@@ -184,6 +185,8 @@ def _anywhere(draw: Draw) -> Sequence[int]:
 
 _CALLS = tuple(call for call in HYPERCALLS.values() if call.dispatched and call.name != "vcpu_poweroff")
 _OUT = range(0x70, 0x80)
+_CONDUITS = (0x70, 0x73)
+"""HVC #0 and SMC #0."""
 _LOADS = range(len(LOADS_AND_STORES))
 _SYSTEM = range(len(LOADS_AND_STORES), COUNT)
 
@@ -248,8 +251,11 @@ def any_call(draw: Draw) -> bytes:
 
 def function(draw: Draw) -> bytes:
     """A function of the SMC calling convention: PSCI, TRNG, PV time, or none at all."""
-    parts = [number(0, draw.pick(_FUNCTIONS)), _near(1, _anywhere(draw), draw), _near(2, _anywhere(draw), draw)]
-    return b"".join([*parts, _near(3, SMALL, draw), step(Op.CALL, draw.pick(_OUT))])
+    fid = draw.pick(_FUNCTIONS)
+    first = number(1, draw.pick((0, 1, 2, 0x1_0000, fid))) if draw.below(2) else _near(1, _anywhere(draw), draw)
+    second = _near(2, draw.pick((OWN, _anywhere(draw))), draw)
+    parts = [number(0, fid), first, second, _near(3, SMALL, draw)]
+    return b"".join([*parts, step(Op.CALL, draw.pick(_CONDUITS if draw.below(8) else _OUT))])
 
 
 def access(draw: Draw) -> bytes:
@@ -318,6 +324,46 @@ def interrupts(draw: Draw) -> bytes:
     return b"".join(parts)
 
 
+# Offsets in the distributor, and in a redistributor's second frame (GIC architecture 12.9, 12.11): what a word is of.
+_BANKS = (0x80, 0x100, 0x180, 0x200, 0x280, 0x300, 0x380, 0x400, 0x420, 0xC00, 0xC04, 0xD00, 0xE00)
+_DISTRIBUTOR = (0, 4, 8, 0x40, 0x48, 0xF00, 0x6100, 0x6108, 0x7E00, 0xFFE8)
+_GIC_WORDS = (0, 1, 2, 0x12, 0x37, 0x50, 0xFFFF_FFFF, 0x0800_0000, 0x4800_FFFF, 0x8080_8080, 0x0040_80C0, 0xAAAA_AAAA)
+_STR_W0, _LDR_W0, _STR_X0 = 0xB900_0020, 0xB940_0020, 0xF900_0020
+_CPU_INTERFACE = (
+    "PMR",
+    "BPR1",
+    "CTLR",
+    "IGRPEN1",
+    "IGRPEN0",
+    "EOIR1",
+    "DIR",
+    "SGI1R",
+    "IAR1",
+    "HPPIR1",
+    "RPR",
+    "AP1R0",
+)
+
+
+def gic(draw: Draw) -> bytes:
+    """Registers of the distributor, of a redistributor and of the CPU interface, SGIs, and then whatever is pending."""
+    parts = []
+    for _ in range(1 + draw.below(4)):
+        kind = draw.below(4)
+        if kind == 3:
+            name = f"ICC_{draw.pick(_CPU_INTERFACE)}_EL1"
+            value = draw.pick((0, 1, 0xF0, 0x80, 27, 32, 5 << 24 | 1, 1 << 40, 1023, draw.below(1 << 32)))
+            parts += [number(0, value), step(Op.WORD, 0, _at(name, name.startswith(("ICC_IAR", "ICC_HPP", "ICC_RPR"))))]
+            continue
+        base = board.GICD.base if kind < 2 else board.GICR.base + draw.below(3) * 0x1_0000
+        offset = draw.pick(_DISTRIBUTOR) if kind == 1 else draw.pick(_BANKS) + 4 * draw.below(4)
+        parts += [number(1, base + offset), number(0, draw.pick((*_GIC_WORDS, 1 << draw.below(32))))]
+        parts.append(step(Op.RAW, 0, 0, draw.pick((_STR_W0, _STR_W0, _STR_W0, _LDR_W0, _STR_X0))))
+    if draw.below(2):
+        parts.append(step(Op.RAW, 0, 0, _UNMASK))
+    return b"".join(parts)
+
+
 def debug(draw: Draw) -> bytes:
     """A break- or watchpoint on something near, single steps, and code that runs with debug exceptions open."""
     value = _DEBUG + 8 * draw.below(8) + 4 * draw.below(2)
@@ -367,6 +413,7 @@ PHRASES: Mapping[Callable[[Draw], bytes], int] = {
     jump: 3,
     translation: 4,
     interrupts: 3,
+    gic: 9,
     debug: 2,
     message: 8,
     results: 3,
