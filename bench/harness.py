@@ -183,12 +183,11 @@ def environment() -> dict[str, object]:
 def _engine() -> str:
     """What the CPU engine does without, compared with the one build of its library that it is made for."""
     from gunyah.machine.engine import Core, EngineUnavailable, ExitHandler
-    from gunyah.machine.engine.shortcuts import shortcuts
     from gunyah.machine.memory import PhysicalMemory
 
     try:
         core = Core(PhysicalMemory([(0x4000_0000, 1 << 20)]), 0, ExitHandler(), buffer_size=1 << 20)
     except EngineUnavailable as error:
         return str(error)
-    lacking = [name for name, there in shortcuts(core).items() if not there]
+    lacking = [name for name, there in core.shortcuts.present.items() if not there]
     return f"without shortcuts for {', '.join(lacking)}" if lacking else "all shortcuts"

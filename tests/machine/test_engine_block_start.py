@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import struct
 import time
 
 import pytest
 
 from gunyah.machine.clock import VirtualClock
-from gunyah.machine.engine import Stop, block_start
+from gunyah.machine.engine import Context, Core, ExitHandler, Stop, block_start, near
 from gunyah.machine.engine import unicorn_private as private
+from gunyah.machine.memory import PhysicalMemory
 
-from .rig import CODE, DATA, FINISHED, Rig
+from .rig import CODE, DATA, FINISHED, RAM, Rig
 
 MILLISECOND = 1_000_000
 
@@ -32,6 +34,29 @@ def test_blocks_are_rewritten_as_they_are_translated() -> None:
     rig.run((0xD2800020, 0x14000001, 0x91000400, 0xD4001FE2))
     assert rig.x[0] == 2
     assert block_start.rewritten() >= before + 1
+
+
+def test_guest_with_much_memory_has_its_code_near_the_library_too() -> None:
+    memory = PhysicalMemory([(RAM, 5 << 29)])
+    core = Core(memory, 0, ExitHandler(), buffer_size=16 << 20)
+    memory.write(CODE, struct.pack("<3I", 0x91000400, 0x14000001, 0xD4001FE2))
+    vcpu = Context()
+    vcpu.reset(CODE, 1)
+    core.exits.hvc = lambda immediate: False
+    core.load(vcpu)
+    before = block_start.rewritten()
+    core.run(time.monotonic_ns() + 60_000 * MILLISECOND)
+    assert core.x[0] == 2
+    assert block_start.rewritten() >= before + 1
+
+
+def test_host_without_room_near_the_library_has_it_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(near, "_map_near", lambda address, size, protection: 0)
+    monkeypatch.setattr(block_start, "_tried", [])
+    rig = Rig()
+    assert not rig.core.shortcuts.present["starts of blocks"]
+    rig.run((0xD2800020, 0x14000001, 0x91000400, 0xD4001FE2))
+    assert rig.x[0] == 2
 
 
 def test_endless_chained_blocks_stop_at_the_deadline_and_only_between_blocks() -> None:

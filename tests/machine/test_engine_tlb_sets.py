@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from gunyah.machine.engine import Context, tlb_sets
 from gunyah.machine.engine import unicorn_private as private
 from gunyah.machine.engine.fast_walk import taken
-from gunyah.machine.engine.shortcuts import shortcuts
 
 from .rig import CODE, DATA, FINISHED, Rig
 
@@ -133,12 +132,12 @@ def test_each_space_reads_its_own_page_and_comes_back_without_a_walk(spaces: Spa
     for space in range(SPACES):
         spaces.switch(space)
         assert spaces.do(READ, VA) == space + 100
-    walks, fresh = taken(spaces.core), spaces.core.tlb.fresh
+    walks, fresh = taken(spaces.core), spaces.core.shortcuts.tlb.fresh
     for space in (0, 1, 2, 1, 0, 2):
         spaces.switch(space)
         assert spaces.do(READ, VA) == space + 100
     assert taken(spaces.core) == walks
-    assert spaces.core.tlb.fresh == fresh
+    assert spaces.core.shortcuts.tlb.fresh == fresh
 
 
 def test_each_space_writes_its_own_page(spaces: Spaces) -> None:
@@ -320,7 +319,7 @@ def test_reads_and_writes_go_where_the_tables_say(steps: list[tuple[str, int, in
 
 
 def test_verified_library_gets_every_shortcut() -> None:
-    assert all(shortcuts(Rig().core).values())
+    assert all(Rig().core.shortcuts.present.values())
 
 
 def test_tlb_grows_until_a_working_set_fits() -> None:
@@ -336,7 +335,7 @@ def test_tlb_grows_until_a_working_set_fits() -> None:
         spaces.do(walk, VA, pages)
         needed = taken(spaces.core) - before
     assert needed <= 10
-    assert 1 <= spaces.core.tlb.grown <= 6
+    assert 1 <= spaces.core.shortcuts.tlb.grown <= 6
 
 
 @pytest.mark.parametrize("symbol", [symbol for symbol, _, _ in tlb_sets._VERIFIED])
@@ -349,10 +348,10 @@ def test_other_code_in_the_library_is_left_alone(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(private.Library, "text", text)
     monkeypatch.setattr(tlb_sets, "_entries", [])
     spaces = Spaces()
-    assert not spaces.core.tlb.active
-    assert not shortcuts(spaces.core)["a TLB for each ASID"]
+    assert not spaces.core.shortcuts.tlb.active
+    assert not spaces.core.shortcuts.present["a TLB for each ASID"]
     for space in (0, 1, 0):
         spaces.set(space, VA, spaces.fresh_page(space))
         spaces.switch(space)
         assert spaces.do(READ, VA) == space
-    assert spaces.core.tlb.switches == 0
+    assert spaces.core.shortcuts.tlb.switches == 0

@@ -8,16 +8,14 @@ word themselves. The word is the one that `Core` and the kicker set last of the 
 from __future__ import annotations
 
 import ctypes
-import mmap
 import re
 import struct
-from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from . import unicorn_private as private
 from .host_code import install
 from .linkage import engine_field
+from .near import place_near
 
 if TYPE_CHECKING:
     from .core import Core
@@ -27,35 +25,8 @@ _CHECK: Final = "helper_check_exit_request_aarch64"
 _NEGATIVE_WORD: Final = re.compile(rb"\x4c\x8b\x87(....)\x41\x8b\x80(....)\x85\xc0\x79.\x85\xf6\x74", re.DOTALL)
 """mov r8, [rdi + cpu]; mov eax, [r8 + flag]; test eax, eax; jns ...; test esi, esi; je ..."""
 
-_MAP_FIXED_NOREPLACE: Final = 0x10_0000
-_REACH: Final = 1 << 30
-_STEP: Final = 1 << 24
-
 _counter: Final = ctypes.c_uint64()
 _tried: list[bool] = []
-
-
-def _place_near(address: int) -> Callable[[bytes], int] | None:
-    """A page of executable memory that translated code can call, as it can `address`; None if the host has none."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.mmap.restype = ctypes.c_void_p
-    libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
-    protection = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED_NOREPLACE
-    start = address & -mmap.PAGESIZE
-    for hint in (start + sign * distance for distance in range(_STEP, _REACH, _STEP) for sign in (-1, 1)):
-        page = libc.mmap(hint, mmap.PAGESIZE, protection, flags, -1, 0)
-        if page is not None and page != ctypes.c_void_p(-1).value:
-            if abs(page - address) < _REACH:
-                return partial(_copy, page)
-            # A kernel that does not know the flag takes the address as a wish only.
-            libc.munmap(ctypes.c_void_p(page), ctypes.c_size_t(mmap.PAGESIZE))
-    return None
-
-
-def _copy(page: int, code: bytes) -> int:
-    ctypes.memmove(page, code, len(code))
-    return page
 
 
 def shorten_block_starts(core: Core) -> bool:
@@ -83,7 +54,7 @@ def _install(core: Core) -> bool:
     check = ctypes.cast(library.dll[_CHECK], ctypes.c_void_p).value or 0
     engine = engine_field(library) - offsets.cpu_env
     header = struct.pack("<QQIIi", check, ctypes.addressof(_counter), code_at.group(1)[0], engine, flag)
-    place = _place_near(check)
+    place = place_near(check)
     if place is None:
         return False
     install(library, "block_start", _INSERT, header, place)

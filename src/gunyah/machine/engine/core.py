@@ -16,19 +16,18 @@ from typing import Any, Final, NamedTuple
 from ..clock import NS_PER_TICK, Clock, RealClock, VirtualClock
 from ..memory import PhysicalMemory
 from . import unicorn_private as private
-from .block_start import shorten_block_starts
 from .count import UNLIMITED, Count
 from .decode import decode_instruction, effective_address
 from .dispatch import ExitHook, Plain, abort_function, enter_function, exit_function
 from .exits import ExitHandler, Page, Stop
-from .fast_walk import shorten_walks
 from .guest_debug import GuestDebug
 from .intercept import Intercepts
 from .kicker import kicker
+from .near import near_code
 from .registers import EC, ESR_IL, SYSTEM_REGISTERS, Encoding
+from .shortcuts import Shortcuts
 from .spin import SpinWatch
 from .state import NO_EXCLUSIVE, Context, Registers
-from .tlb_sets import TLBSets
 from .unicorn_private import library
 
 _TICK_NS: Final = 10_000_000
@@ -93,7 +92,8 @@ class Core:
         self.library = lib = library()
         self.code = private.ExecutableMemory()
         offsets = lib.offsets
-        self._uc: Any = lib.open(buffer_size=buffer_size)
+        with near_code(lib, buffer_size):
+            self._uc: Any = lib.open(buffer_size=buffer_size)
         self.handle: int = self._uc._uch.value
         self.cpu_state: int = private.u64_at(self.handle + offsets.uc_cpu).value
         env = self.cpu_state + offsets.cpu_env
@@ -139,9 +139,7 @@ class Core:
                 lib.mem_map_ptr(self.handle, base, size, 7, host), f"RAM {base:#x}+{size:#x} cannot be mapped"
             )
             self.ram.append((base, base + size, lib.ram_address(self.handle, host) - base))
-        shorten_block_starts(self)
-        self.tlb = TLBSets(self)
-        self.walks = shorten_walks(self, [(*region, memory.host_address(region[0])) for region in memory.regions])
+        self.shortcuts = Shortcuts(self, [(*region, memory.host_address(region[0])) for region in memory.regions])
         self._plain = Plain(self)
         self.pages: dict[int, Page] = {}
         """Devices of the loaded context by HPFAR_EL2; may be replaced at any time."""

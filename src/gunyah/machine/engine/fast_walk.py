@@ -51,13 +51,12 @@ def shorten_walks(core: Core, ram: Sequence[tuple[int, int, int]]) -> ctypes.Arr
 
 def taken(core: Core) -> int:
     """How many translations of this engine went the short way."""
-    return core.walks[1]
+    return core.shortcuts.walks[1]
 
 
-def active(core: Core) -> bool:
+def active(core: Core, description: ctypes.Array[ctypes.c_uint64]) -> bool:
     """Whether this engine's walks can go the short way."""
-    index = core.registers.address >> 4 & (_CORES - 1)
-    return _cores[index] == ctypes.addressof(core.walks)
+    return _cores[core.registers.address >> 4 & (_CORES - 1)] == ctypes.addressof(description)
 
 
 def _forget(index: int) -> None:

@@ -10,32 +10,38 @@ from __future__ import annotations
 import ctypes
 import re
 import struct
+from collections.abc import Iterator
 from typing import Final
 
 from .unicorn_private import EngineUnavailable, ExecutableMemory, Library, u16_at, u32_at, u64_at
 
-__all__ = ["engine_field", "linkage_slots", "spare_own_engines"]
+__all__ = ["engine_field", "imported_slot", "linkage_slots", "spare_own_engines"]
 
 # ELF for x86-64
 _PT_DYNAMIC: Final = 2
 _DT_PLTRELSZ: Final = 2
+_DT_STRTAB: Final = 5
 _DT_SYMTAB: Final = 6
 _DT_JMPREL: Final = 23
+_ADDRESSES: Final = (_DT_STRTAB, _DT_SYMTAB, _DT_JMPREL)
 _R_X86_64_JUMP_SLOT: Final = 7
 
 
-def linkage_slots(library: Library, *symbols: str) -> list[int]:
-    """Find the places from which the library takes the addresses of some of its own exported functions."""
+def _base(address: int) -> int:
+    """Where the library that an address is in has been loaded."""
 
     class Where(ctypes.Structure):
         _fields_ = (("file", ctypes.c_char_p), ("base", ctypes.c_void_p), ("name", ctypes.c_char_p),
                     ("address", ctypes.c_void_p))  # fmt: skip
 
-    addresses = [ctypes.cast(getattr(library.dll, symbol), ctypes.c_void_p).value or 0 for symbol in symbols]
     where = Where()
-    if not ctypes.PyDLL(None).dladdr(ctypes.c_void_p(addresses[0]), ctypes.byref(where)) or not where.base:
+    if not ctypes.PyDLL(None).dladdr(ctypes.c_void_p(address), ctypes.byref(where)) or not where.base:
         raise EngineUnavailable("the dynamic linker does not know where unicorn is loaded")
-    base = int(where.base)
+    return int(where.base)
+
+
+def _tables(base: int) -> dict[int, int]:
+    """The dynamic section of a loaded library: values, and addresses that are not relative any more."""
     program_headers = u64_at(base + 0x20).value
     tables: dict[int, int] = {}
     for n in range(u16_at(base + 0x38).value):
@@ -43,17 +49,44 @@ def linkage_slots(library: Library, *symbols: str) -> list[int]:
         if u32_at(header).value == _PT_DYNAMIC:
             entry = base + u64_at(header + 0x10).value
             while tag := u64_at(entry).value:
-                tables[tag] = u64_at(entry + 8).value
+                value = u64_at(entry + 8).value
+                tables[tag] = value + base if tag in _ADDRESSES and value < base else value
                 entry += 16
-    table, relocations = (tables[tag] if tables[tag] > base else tables[tag] + base for tag in (_DT_SYMTAB, _DT_JMPREL))
+    return tables
+
+
+def _jump_slots(base: int, tables: dict[int, int]) -> Iterator[tuple[int, int]]:
+    """Each place that holds the address of a function, and the function's symbol."""
+    for place, info, _ in struct.iter_unpack("<QQq", ctypes.string_at(tables[_DT_JMPREL], tables[_DT_PLTRELSZ])):
+        if info & 0xFFFF_FFFF == _R_X86_64_JUMP_SLOT:
+            yield base + place, tables[_DT_SYMTAB] + 24 * (info >> 32)
+
+
+def imported_slot(library: Library, symbol: str) -> int:
+    """Find the place from which the library takes the address of another library's function; 0 if there is none."""
+    base = _base(ctypes.cast(library.dll.uc_emu_start, ctypes.c_void_p).value or 0)
+    tables = _tables(base)
+    wanted = symbol.encode() + b"\0"
+    for place, entry in _jump_slots(base, tables):
+        if (
+            not u64_at(entry + 8).value
+            and ctypes.string_at(tables[_DT_STRTAB] + u32_at(entry).value, len(wanted)) == wanted
+        ):
+            return place
+    return 0
+
+
+def linkage_slots(library: Library, *symbols: str) -> list[int]:
+    """Find the places from which the library takes the addresses of some of its own exported functions."""
+    addresses = [ctypes.cast(getattr(library.dll, symbol), ctypes.c_void_p).value or 0 for symbol in symbols]
+    base = _base(addresses[0])
     # A symbol's value is where it is in the file.
     wanted = {address - base for address in addresses}
     found: dict[int, list[int]] = {}
-    for place, info, _ in struct.iter_unpack("<QQq", ctypes.string_at(relocations, tables[_DT_PLTRELSZ])):
-        if info & 0xFFFF_FFFF == _R_X86_64_JUMP_SLOT:
-            value = u64_at(table + 24 * (info >> 32) + 8).value
-            if value in wanted:
-                found.setdefault(value, []).append(base + place)
+    for place, entry in _jump_slots(base, _tables(base)):
+        value = u64_at(entry + 8).value
+        if value in wanted:
+            found.setdefault(value, []).append(place)
     slots = []
     for symbol, address in zip(symbols, addresses, strict=True):
         places = found.get(address - base, [])
