@@ -27,6 +27,8 @@ _R, _W = int(Rights.R), int(Rights.W)
 # X0..X7 with so many results and zeros behind them; X9, and zeros in X10..X17.
 _RESULTS = tuple(struct.Struct(f"={count}Q{64 - 8 * count}x").pack for count in range(9))
 _CORRUPTED = bytes(64)
+LOOK_TICKS = 31_250
+"""Run time in which a guest with interrupts masked is not looked at (0.5 ms): one that is lost uses its turns up."""
 ANSWERS_MAX = 256
 """Different results whose bytes are kept for a vCPU."""
 
@@ -41,6 +43,7 @@ class NativeExecutor:
         self.deadline = 0
         self.pages: dict[int, Page] = {}
         self.lost = LostGuest()
+        self._looked = 0
         self._hv = hv
         self._native = native
         self._addrspace = vcpu.addrspace
@@ -111,9 +114,12 @@ class NativeExecutor:
                 monitor.end()
         registers = self.context.registers
         vcpu.pc = registers.pc
-        lost = self.lost.look(registers, vcpu.run_ticks, waits=not vcpu.runnable, pending=vcpu.virq)
-        if lost is not None:
-            self._hv.report(vcpu, f"{vcpu} {lost}")
+        ticks, waits = vcpu.run_ticks, not vcpu.runnable
+        if ticks - self._looked >= LOOK_TICKS or waits or not registers.irq_masked:
+            self._looked = ticks
+            lost = self.lost.look(registers, ticks, waits=waits, pending=vcpu.virq)
+            if lost is not None:
+                self._hv.report(vcpu, f"{vcpu} {lost}")
         if vcpu.powered_off:
             vcpu.sp_el0, vcpu.sp_el1 = registers.sp_el0, registers.sp_el1
 

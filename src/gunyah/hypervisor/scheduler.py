@@ -158,8 +158,11 @@ class Scheduler:
 
     def _yielder(self, vcpu: Vcpu) -> Vcpu | None:
         """In whose place ``vcpu`` is running."""
-        for queue in self.queues:
-            current = queue.current
+        cores = self._cores
+        while cores:
+            core = cores & -cores
+            cores ^= core
+            current = self.queues[core.bit_length() - 1].current
             if current is not None and current.yield_target is vcpu:
                 return current
         return None
