@@ -165,3 +165,11 @@ class TestNames:
         self, notes: tuple[str, ...], edge: bool | None
     ) -> None:
         assert trigger_of(notes) is edge
+
+    def test_a_call_recorded_without_its_arguments_is_made_without_them(self, replay: Any) -> None:
+        script = Script("root/short").call("vcpu_poweron").call("vcpu_poweron", "$vcpu", out=(31,))
+        script.call("prng_get_entropy", out=(2,)).smccc("TRNG_RND", RND_64, out=(ALL_ONES - 1, 0, 0, 0))
+        status, result = replay({"hypercalls": script.steps})
+        assert (status, result["passed"]) == (1, 3)
+        (failure,) = result["failures"]
+        assert (failure["expected"], failure["got"]) == ("OK", "ARGUMENT_INVALID")

@@ -129,7 +129,7 @@ class CallReplay:
                 verdict.fail(Trouble.NAME_UNKNOWN, word, "no such name", f"no earlier step saved {word}")
                 return
         plain = self._plain[index]
-        if plain.call == "vcpu_poweron" and _succeeded(step):
+        if plain.call == "vcpu_poweron" and plain.inputs and _succeeded(step):
             self._place_guest(monitor, index, plain)
         elif plain.call == "prng_get_entropy" and _succeeded(step):
             self._keep_pace(index)
@@ -172,8 +172,8 @@ class CallReplay:
                 self._bindings.note(step.call, int(word, 0))
 
     def _place_guest(self, monitor: Monitor, index: int, step: CallStep) -> None:
-        entry = int(step.inputs[1], 0) if not step.inputs[1].startswith("$") else 0
-        window = self._window = self._memory.window(step.inputs[0], entry)
+        vcpu, entry = (*step.inputs, "0", "0")[:2]
+        window = self._window = self._memory.window(vcpu, int(entry, 0) if not entry.startswith("$") else 0)
         if window is None:
             return
         actions = plan(self._plain, index)
