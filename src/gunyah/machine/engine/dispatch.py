@@ -235,15 +235,24 @@ def abort_function(core: Core, exits: ExitHandler, plain: Plain) -> Callable[[in
             writeback.write_back(registers)
 
     def access(plan: _Plan) -> bool:
-        """Ask `exits`, and complete the instruction if it was a device."""
+        """Ask the page's device or `exits`, and complete the instruction if there was a device."""
         syndrome, next_pc, is_write, size, register, mask, sign, fill = plan
-        ipa = view[hpfar_at] << 8 | view[far_at] & 0xFFF
+        offset = view[far_at] & 0xFFF
+        ipa = view[hpfar_at] << 8 | offset
+        page = core.pages.get(view[hpfar_at])
+        answer: int | None
         if is_write:
-            if not exits.mmio_write(ipa, size, view[register] & mask if register >= 0 else 0):
+            value = view[register] & mask if register >= 0 else 0
+            if page is not None:
+                page.write(page.owner, page.base + offset, size, value)
+            elif not exits.mmio_write(ipa, size, value):
                 refused(syndrome)
                 return False
         else:
-            answer = exits.mmio_read(ipa, size)
+            if page is not None:
+                answer = page.read(page.owner, page.base + offset, size)
+            else:
+                answer = exits.mmio_read(ipa, size)
             if answer is None:
                 refused(syndrome)
                 return False
