@@ -136,6 +136,7 @@ def test_rm_is_called_and_explained_from_the_shell(running: Running) -> None:
     assert [(entry["type"], entry["label"]) for entry in answer["reply"]["resources"]] == [(4, 0), (0, 1)]
     refused = running.shell.run("rm", "call", "VM_GET_STATE", "vmid=77")
     assert (refused.returncode, refused.stderr) == (2, "gunyah: VM_GET_STATE → NORESOURCE: there is no VM 77\n")
+    assert "VM_GET_STATE → NORESOURCE" in running.ask("explain")
     explained = running.ask("explain", "NORESOURCE")
     assert "RM error NORESOURCE (2): no free id" in explained
     assert "RM, to VM 3: VM_GET_STATE → NORESOURCE: there is no VM 77" in explained
@@ -149,6 +150,9 @@ def test_top_shows_every_vm_with_its_time_queues_and_memory(running: Running) ->
     assert all(vm["ns"] >= 0 for vm in seen["vms"]) and seen["queues"] and seen["memory"]
     picture = running.ask("top", "--once", "--seconds", "0.2")
     assert "MEMORY OWNER" in picture and "echo" in picture
+    assert "RAM of primary VM" in picture and "RM to" in picture
+    whose = {row["whose"] for row in json.loads(running.ask("ledger", "--json"))["memory"]}
+    assert {"RAM of primary VM", "memparcel 0x0: lend of primary VM to echo"} <= whose
 
 
 @pytest.mark.parametrize(

@@ -86,4 +86,6 @@ def run(options: argparse.Namespace) -> int:
     for who, lines in sentences.items():
         for line in lines[-_LATEST:]:
             print(f"{who}: {line}")
+    if not found and not any(sentences.values()):
+        print("nothing has been refused or reported in this run")
     return 0

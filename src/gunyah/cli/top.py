@@ -96,10 +96,10 @@ def picture(before: Any, now: Any) -> RenderableType:
     busiest = sorted(now["queues"], key=lambda queue: -queue["messages"])[:_QUEUES]
     for queue in busiest:
         count = (queue["messages"] - counted.get(queue["queue"], 0)) / passed
-        queues.add_row(queue["queue"], f"{queue['waiting']} of {queue['depth']}", f"{count:.0f}")
+        queues.add_row(queue["whose"] or queue["queue"], f"{queue['waiting']} of {queue['depth']}", f"{count:.0f}")
     memory = Table("MEMORY OWNER", "BYTES", box=None)
     for owner in now["memory"][:_OWNERS]:
-        memory.add_row(owner["owner"], _size(owner["bytes"]))
+        memory.add_row(owner["whose"] or owner["owner"], _size(owner["bytes"]))
     side_by_side = Table.grid(padding=(0, 4))
     side_by_side.add_row(queues, memory)
     return Group(vms, "", side_by_side)

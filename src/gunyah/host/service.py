@@ -24,7 +24,9 @@ from gunyah.host.sysfs_view import sysfs_cat, sysfs_entry, sysfs_tree
 from gunyah.host.trace import Trace, open_trace
 from gunyah.host.trace_json import JsonTrace
 from gunyah.host.trace_text import TextTrace
+from gunyah.host.trace_words import vm_name
 from gunyah.host.view import Row, ledger, virtual_machines
+from gunyah.host.view_owners import owner_words
 from gunyah.host.view_top import Watch
 from gunyah.linux.kobject import SysFs
 from gunyah.linux.rm_client import RmRefused
@@ -145,6 +147,10 @@ class SystemService:
                 row["name"] = vm.name
                 row["state"] = vm.words()
 
+    def _name_of(self, vmid: int) -> str:
+        name = self._vms.name_of(vmid) if self._vms is not None else None
+        return name or vm_name(vmid)
+
     def _act(self, action: str, request: Request) -> Answer:
         if self._vms is None:
             raise HostError("this system has no secondary VMs of its own; gunyah run SYSTEM.toml describes some")
@@ -156,6 +162,11 @@ class SystemService:
         snapshot = self._watch.snapshot()
         for row in snapshot["vms"]:
             self._name(row)
+        words = owner_words(self._system, self._name_of)
+        for row in snapshot["memory"]:
+            row["whose"] = words.get(row["owner"], "")
+        for row in snapshot["queues"]:
+            row["whose"] = words.get(row["queue"], "")
         return snapshot
 
     def _explain(self, request: Request) -> dict[str, list[str]]:
@@ -189,7 +200,12 @@ class SystemService:
         return answer
 
     def _ledger(self, request: Request) -> dict[str, list[Row]]:
-        return ledger(self._hypervisor)
+        tables = ledger(self._hypervisor)
+        words = owner_words(self._system, self._name_of)
+        for table, key in (("memory", "owner"), ("objects", "object")):
+            for row in tables[table]:
+                row["whose"] = words.get(row[key], "")
+        return tables
 
     def _list_consoles(self, request: Request) -> list[Row]:
         return [
