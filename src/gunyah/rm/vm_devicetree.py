@@ -235,9 +235,10 @@ class _Writer:
             identity.set_strings(Property.VM_URI, vm.uri)
         if any(vm.guid):
             identity.set_strings(Property.VM_GUID, str(UUID(bytes=vm.guid)))
-        pairs = [d for d in config.devices if d.kind is VdeviceType.MESSAGE_QUEUE_PAIR and d.peer]
-        if pairs:
-            identity.set_strings(Property.PEERS, *(d.peer or "" for d in pairs))
+        pairs = [device for device in config.devices if device.kind is VdeviceType.MESSAGE_QUEUE_PAIR]
+        peers = dict.fromkeys(device.peer for device in pairs if device.peer)
+        if peers:
+            identity.set_strings(Property.PEERS, *peers)
         for device in config.devices:
             if device.kind is VdeviceType.RM_RPC:
                 self.link(device)
