@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gunyah.machine.engine import Context, tlb_sets
+from gunyah.machine.engine import Context, Core, tlb_sets
 from gunyah.machine.engine import unicorn_private as private
 from gunyah.machine.engine.fast_walk import taken
 
+from . import rig
 from .rig import CODE, DATA, FINISHED, Rig
 
 VECTORS = CODE + 0x10_0000
@@ -209,6 +210,24 @@ def test_new_code_reaches_a_space_that_was_not_there(spaces: Spaces, maintenance
         spaces.switch(0)
         spaces.set(0, VA + PAGE, page)
         assert spaces.do(CALL, VA + PAGE) == value
+
+
+def test_full_code_buffer_forgets_the_blocks_of_spaces_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rig, "Core", lambda *places, **options: Core(*places, **{**options, "buffer_size": 1 << 20}))
+    spaces = Spaces()
+    page, long = next(spaces.pages), DATA + BLOCK
+    spaces.memory.write(page, struct.pack("<2I", 0xD2800000 | 7 << 5, 0xD65F03C0))  # mov x0, #7; ret
+    spaces.set(0, VA + PAGE, page)
+    # add x0, x0, #1 all the way, then ret
+    count = (BLOCK >> 2) - 1
+    spaces.memory.write(long, struct.pack("<I", 0x91000400) * count + struct.pack("<I", 0xD65F03C0))
+    for _ in range(3):
+        spaces.switch(0)
+        assert spaces.do(CALL, VA + PAGE) == 7
+        spaces.switch(1)
+        before = spaces.core.shortcuts.tlb.drops
+        assert spaces.do(CALL, spaces.high + long) == count
+        assert spaces.core.shortcuts.tlb.drops > before
 
 
 def test_maintenance_of_one_page_drops_a_whole_block(spaces: Spaces) -> None:

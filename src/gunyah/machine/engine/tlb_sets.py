@@ -53,7 +53,7 @@ _DESCRIPTION_WORDS: Final = 0x2B8 // 8
 _ASIDE_WORDS: Final = _DESCRIPTION_WORDS + 2
 _SET_WORDS: Final = 4 + _LEVELS * _ASIDE_WORDS
 _HEAD_WORDS: Final = 7
-_PRESENT, _SWITCHES, _FRESH, _GROWN = 2, 3, 4, 5
+_GENERATION, _PRESENT, _SWITCHES, _FRESH, _GROWN = 1, 2, 3, 4, 5
 _CLASS_SIZE: Final = 0x400
 
 _cores: Final = (ctypes.c_uint64 * _CORES)()
@@ -94,6 +94,11 @@ class TLBSets:
     def fresh(self) -> int:
         """How often it changed to one whose TLB was not there."""
         return self._words[_FRESH]
+
+    @property
+    def drops(self) -> int:
+        """How often everything that was put aside has been dropped."""
+        return self._words[_GENERATION] - 1
 
     @property
     def grown(self) -> int:
