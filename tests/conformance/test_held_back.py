@@ -59,6 +59,14 @@ class TestPrimaryVm:
         status, result = replay({"hypercalls": script.steps})
         assert status == 0, result["failures"]
 
+    def test_steps_without_answers_yet_share_their_boot(self, replay: Any) -> None:
+        script = Script("root/new").create("doorbell", "$db").call("object_activate", "$db", 0, out=(0,))
+        for step in script.steps:
+            step["out"] = []
+        script.call("doorbell_send", "$db", 1, 0)
+        status, result = replay({"hypercalls": script.steps})
+        assert status == 0, result["failures"]
+
     def test_its_queues_interrupt_it(self, replay: Any) -> None:
         script = Script("pvm/irq_edge").observe("initial pending irqs: []")
         script.call("msgqueue_send", "$rm_tx", 8, "0x48000000", 1, 0, out=(0, 1))

@@ -7,12 +7,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from gunyah.abi import smccc
 from gunyah.abi.errors import RmError
 from gunyah.abi.rm.messages import MessageId
+from gunyah.abi.types import U32
 from gunyah.host.conformance.askers import PRIMARY, SECONDARY
 from gunyah.host.conformance.vectors import CallStep, RmStep, Scenario, Step
 
 __all__ = ["died", "lives", "never_returned"]
+
+ENDS = frozenset(
+    {
+        smccc.PSCI_CPU_OFF,
+        smccc.PSCI_SYSTEM_OFF,
+        smccc.PSCI_SYSTEM_RESET,
+        smccc.PSCI_SYSTEM_RESET2_32,
+        smccc.PSCI_SYSTEM_RESET2_64,
+    }
+)
 
 
 def died(step: Step) -> bool:
@@ -26,8 +38,10 @@ def died(step: Step) -> bool:
 
 
 def never_returned(step: Step) -> bool:
-    """A call that ended its caller or the machine, such as PSCI's SYSTEM_OFF: nothing could be recorded of it."""
-    return isinstance(step, CallStep) and step.insn is not None and not step.out and not step.crashed_the_reference
+    """PSCI's ends of a vCPU or a VM: nothing could be recorded of such a call."""
+    if not isinstance(step, CallStep) or step.insn is None or step.insn.immediate or step.out or not step.inputs:
+        return False
+    return not step.inputs[0].startswith("$") and int(step.inputs[0], 0) & U32 & ~smccc.HINT_SVE in ENDS
 
 
 def _left(scenario: Scenario, step: Step) -> bool:
