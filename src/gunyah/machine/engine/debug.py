@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .decode import decode_instruction, effective_address
+from .guest_debug import BREAKPOINTS
 from .registers import Encoding
 from .watch import READ, WRITE, Watches
 
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from .core import Core
 
 _PAGE: Final = 0xFFF
-BREAKPOINTS: Final = 6
-"""Breakpoint registers of a Cortex-A72."""
-
 _ENABLED_FOR_EL0_AND_EL1: Final = 0xF << 5 | 3 << 1 | 1
 
 

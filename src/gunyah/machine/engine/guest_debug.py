@@ -47,8 +47,8 @@ _STEPPED: Final = bytes.fromhex(
     "c3"  # done: ret
 )
 
-
 _steppers: list[private.Library] = []
+"""Where the step helper has been put in."""
 
 
 class Watchpoint:
