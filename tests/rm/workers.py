@@ -42,7 +42,7 @@ class Worker:
 
     def begin(self, client: Client, index: int) -> Worker:
         self.vmid, self.handle = client.create(
-            self.image, vm_tree(f"worker-{index}", core=1 + index), base=0x5000_0000 + index * 0x20_0000
+            self.image, vm_tree(f"worker-{index}", core=1 + index % 7), base=0x5000_0000 + index * 0x20_0000
         )
         client.start(self.vmid)
         return self
