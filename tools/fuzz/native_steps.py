@@ -364,6 +364,37 @@ def gic(draw: Draw) -> bytes:
     return b"".join(parts)
 
 
+_NEAR_THE_END = (0, 1, 0xFFFF_FFF0, 0xFFFF_FFFF, U64 - 15, 1 << 63)
+_EVENT_TYPES = (0x11, 0x11, 0x8000_0011, 0x4000_0011, 0xFC00_0011, 0, 0x1E, 0xFFFF_FFFF)
+_SETS = (0x8000_003F, 0x8000_003F, 1, 0x8000_0000, 0xFFFF_FFFF, 0)
+# op1, CRn, CRm, op2: PMCR, the sets and their clears, PMSWINC, PMSELR, PMCCNTR, PMXEVTYPER, PMXEVCNTR, PMUSERENR...
+_MONITORS: tuple[tuple[tuple[int, int, int, int], tuple[int, ...]], ...] = (
+    *(((3, 9, 12, 0), values_) for values_ in ((0x41, 1, 0x49), (1, 7, 0, 0x7F))),
+    *(((3, 9, 12, op2), _SETS) for op2 in (1, 1, 2, 3, 4)),
+    ((3, 9, 12, 5), (*range(7), 31)),
+    ((3, 9, 13, 0), _NEAR_THE_END),
+    ((3, 9, 13, 1), _EVENT_TYPES),
+    ((3, 9, 13, 2), _NEAR_THE_END),
+    ((3, 9, 14, 0), (0, 1, 0xF)),
+    *(((op1, 9, 14, op2), _SETS) for op1, op2 in ((0, 1), (0, 2), (3, 3))),
+    *(((3, 14, 8, op2), _NEAR_THE_END) for op2 in range(7)),
+    *(((3, 14, 12, op2), _EVENT_TYPES) for op2 in range(7)),
+    ((3, 14, 15, 7), _EVENT_TYPES),
+)
+
+
+def monitors(draw: Draw) -> bytes:
+    """Performance monitors: events chosen, counters set near their end, started, read."""
+    parts = []
+    for _ in range(3 + draw.below(10)):
+        (op1, crn, crm, op2), numbers = draw.pick(_MONITORS)
+        word = 0xD518_0000 | op1 << 16 | crn << 12 | crm << 8 | op2 << 5 | (1 << 21 if draw.below(5) == 0 else 0)
+        parts += [number(0, draw.pick(numbers)), step(Op.RAW, 0, 0, word)]
+    if draw.below(3) == 0:
+        parts.append(step(Op.RAW, 0, 0, _UNMASK))
+    return b"".join(parts)
+
+
 def debug(draw: Draw) -> bytes:
     """A break- or watchpoint on something near, single steps, and code that runs with debug exceptions open."""
     value = _DEBUG + 8 * draw.below(8) + 4 * draw.below(2)
@@ -415,6 +446,7 @@ PHRASES: Mapping[Callable[[Draw], bytes], int] = {
     interrupts: 3,
     gic: 9,
     debug: 2,
+    monitors: 2,
     message: 8,
     results: 3,
 }
