@@ -30,6 +30,11 @@ def test_version_is_the_packages() -> None:
     assert (answer.returncode, answer.stdout, answer.stderr) == (0, f"gunyah {__version__}\n", "")
 
 
+def test_the_package_runs_as_the_command_does() -> None:
+    answer = subprocess.run([sys.executable, "-m", "gunyah", "--version"], capture_output=True, text=True, timeout=60)
+    assert (answer.returncode, answer.stdout, answer.stderr) == (0, f"gunyah {__version__}\n", "")
+
+
 def test_help_names_every_command() -> None:
     answer = gunyah("--help")
     assert answer.returncode == 0

@@ -33,7 +33,7 @@ BELOW = set(ALLOWED) | {"_version"}
 PROTOCOL = "gunyah.guest.cpu"
 """The consumer side of a vCPU, which the hypervisor implements; no other module of ``guest`` may be known below it."""
 
-PUBLIC = {room_of(name) for name, path in MODULES.items() if path.parent == PACKAGE}
+PUBLIC = {room_of(name) for name, path in MODULES.items() if path.parent == PACKAGE} - {"__main__"}
 """The public face: modules right under the package (``gunyah.System``)."""
 
 LONGEST = 600
@@ -41,6 +41,8 @@ HEAVY = {"rich", "unicorn", "asyncio", "http", "greenlet", "mfusepy", "dtschema"
 
 
 def allowed_for(room: str) -> set[str]:
+    if room == "__main__":
+        return {"cli"}
     if room == "cli":
         return BELOW | PUBLIC | {"host"}
     return BELOW | PUBLIC if room in PUBLIC or room == "host" else ALLOWED[room]
