@@ -109,7 +109,10 @@ def _error(error: Any, path: str) -> Iterator[tuple[str, str, str]]:
         sentence = "is missing; the schema requires it"
     elif error.validator == "additionalProperties":
         name, sentence = _additional(sentence)
-    elif error.validator in ("oneOf", "anyOf", "const", "items", "minItems", "maxItems"):
+    elif error.validator == "type" and error.validator_value == "object":
+        # A property where the schema knows nodes only.
+        sentence = "is not allowed here by the schema"
+    elif error.validator in ("oneOf", "anyOf", "const", "contains", "items", "minItems", "maxItems"):
         sentence = f"{_value(error.instance)} is not what the schema allows"
     yield where or "/", name, sentence
 
