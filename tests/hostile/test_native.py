@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import islice
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tools.fuzz import __main__ as command
 from tools.fuzz import native_guest as guest
 from tools.fuzz.native_attack import (
     NativeAttack,
@@ -18,12 +20,13 @@ from tools.fuzz.native_attack import (
     NativeSmpAttack,
 )
 from tools.fuzz.native_guest import STEP, Field, Op, describe, step
-from tools.fuzz.native_steps import PHRASES, number, steps
+from tools.fuzz.native_steps import CAPABILITIES, PHRASES, number, steps
 from tools.fuzz.native_words import COUNT, words
 from tools.fuzz.remap_attack import RemapAttack
-from tools.fuzz.series import KINDS, apart, series, split_acts
+from tools.fuzz.series import KINDS, apart, attempt, series, split_acts
 
 from gunyah.abi.hypercalls import BY_NAME
+from gunyah.abi.objects import ObjectType
 from gunyah.hypervisor.native_executor import NativeExecutor
 from gunyah.machine.engine import Core
 
@@ -258,6 +261,25 @@ class TestTheJudge:
         monkeypatch.setattr(NativeExecutor, "copy_out", past)
         found = NativePrimaryAttack(steps(2, 5000), seed=2).run()
         assert any("of another owner was written" in finding for finding in found)
+
+    def test_what_is_found_is_shrunk_kept_told_in_words_and_done_again(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(NativeExecutor, "copy_in", lambda self, address, size: self._hv.memory.read(address, size))
+        monkeypatch.setattr(command, "SHRINK_SECONDS", 120.0)
+        page = NativePrimaryAttack([], seed=1).canaries.pages[0]
+        queue = CAPABILITIES.start + 8 * list(ObjectType).index(ObjectType.MSGQUEUE)
+        send = [step(Op.LIST, 0, queue + which) for which in (0, 1)]
+        rest = number(1, 8) + number(2, page) + number(3, 0) + number(4, 0) + step(Op.CALL, 0x1B)
+        acts = split_acts("native", send[0] + rest + send[1] + rest + ECHO)
+        findings = attempt("native", acts, 1)
+        path = command.keep(tmp_path, "native", 1, acts, findings)
+        kept = path.read_bytes()
+        assert len(kept) // STEP <= 5
+        told = capsys.readouterr().out
+        assert "call 0x1b (msgqueue_send)" in told and kept[:STEP].hex() in told
+        assert command.replay(path) == 1
+        assert "the hypervisor read a page of another owner" in capsys.readouterr().out
 
     def test_translations_that_outlive_a_change_of_stage_2_are_found(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(NativeExecutor, "_stage2_changed", lambda self, ipa, size: None)

@@ -73,7 +73,7 @@ def attempt(kind: str, acts: Sequence[bytes], seed: int) -> list[str]:
 
 
 def _one(kind: str, seed: int, count: int) -> Run:
-    faulthandler.dump_traceback_later(WATCHDOG_SECONDS, exit=True)
+    faulthandler.dump_traceback_later(WATCHDOG_SECONDS, exit=True, file=sys.__stderr__ or sys.stderr)
     attack = KINDS[kind](KINDS[kind].stream(seed, count), seed=seed)
     findings = attack.run()
     faulthandler.cancel_dump_traceback_later()
@@ -148,7 +148,7 @@ def apart(judge: Callable[[], list[str]]) -> list[str]:
         os.close(reader)
         status = 1
         try:
-            faulthandler.dump_traceback_later(WATCHDOG_SECONDS, exit=True)
+            faulthandler.dump_traceback_later(WATCHDOG_SECONDS, exit=True, file=sys.__stderr__ or sys.stderr)
             with os.fdopen(writer, "w") as out:
                 json.dump(judge(), out)
             status = 0
