@@ -194,7 +194,7 @@ class RmClient:
         self.call(_M.VM_SET_CONTEXT, SetBootContext(vmid, register_set, index, value))
 
     def vm_set_demand_paging(self, vmid: int, ranges: Iterable[tuple[int, int]]) -> None:
-        """Name guest ranges that are paged on demand (an addition of this RM)."""
+        """Name guest ranges that a host would page on demand: checked and kept, not paged (an addition of this RM)."""
         self.call(_M.VM_SET_DEMAND_PAGING, SetDemandPaging(vmid, tuple(AddressRange(*pair) for pair in ranges)))
 
     def vm_set_address_layout(self, vmid: int, range_id: int, base: int, size: int) -> None:
