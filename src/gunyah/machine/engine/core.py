@@ -18,7 +18,7 @@ from ..memory import PhysicalMemory
 from . import unicorn_private as private
 from .count import UNLIMITED, Count
 from .decode import decode_instruction, effective_address
-from .dispatch import ExitHook, Plain, abort_function, enter_function, exit_function
+from .dispatch import ExitHook, Plain, abort_function, enter_function, exchange_function, exit_function
 from .exits import ExitHandler, Page, Stop
 from .guest_debug import GuestDebug
 from .intercept import Intercepts
@@ -119,6 +119,7 @@ class Core:
         self.registers = Registers(env, offsets)
         self.x = self.registers.x
         self._enter_guest = enter_function(self)
+        self._exchange = exchange_function(self)
         self._exclusive = private.u64_at(env + offsets.env_exclusive_addr)
         self.context: Context | None = None
         self.running = False
@@ -180,9 +181,12 @@ class Core:
             return
         if context.core is not None:
             context.core.save()
-        if self.context is not None:
-            self.save()
-        ctypes.memmove(self._env, context.buffer, self._env_size)
+        previous = self.context
+        if previous is not None:
+            self._exchange(previous.address, context.address)
+            previous.saved()
+        else:
+            ctypes.memmove(self._env, context.buffer, self._env_size)
         self._exclusive.value = NO_EXCLUSIVE
         if context.stale:
             self.library.rebuild_hflags(self._env)
@@ -191,7 +195,7 @@ class Core:
         self._interrupt_request.value = (private.CPU_INTERRUPT_VIRQ if context.virq else 0) | (
             private.CPU_INTERRUPT_VFIQ if context.vfiq else 0
         )
-        self._plain.known.clear()
+        self._plain.forget()
         self.context = context
         context.loaded(self, self.registers)
 
@@ -477,14 +481,14 @@ class Core:
             for base, end, delta in self.ram:
                 if base <= pa < end:
                     self.library.tb_invalidate(self.handle, pa + delta, pa + size + delta)
-            self._plain.known.clear()
+            self._plain.written(pa, size)
 
     def _share_cache_maintenance(self) -> None:
         """Other engines hold translations of the same memory: maintenance has to reach them (engine.md 1.3.4)."""
         self._intercepts.cache_maintenance_in_python(self._instruction_cache_line, self._instruction_cache_all)
 
     def _instruction_cache_line(self, va: int) -> None:
-        self._plain.known.clear()
+        self._plain.forget()
         pa = self.physical(va)
         if pa is not None:
             for core in self._shared:
@@ -492,7 +496,7 @@ class Core:
 
     def _instruction_cache_all(self, value: int) -> None:
         # Translated code cannot go while some of it runs, so the run is interrupted.
-        self._plain.known.clear()
+        self._plain.forget()
         for core in self._shared:
             core._flush_code = True
         self._stop()

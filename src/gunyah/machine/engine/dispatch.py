@@ -62,6 +62,21 @@ _CORRUPT_CODE: Final = (
     "ffe0"  # jmp rax
 )
 
+# int exchange(struct { u64 *env, *from, *to, words; } *block): copy CPUARMState to `from`, `to` to CPUARMState
+_EXCHANGE_CODE: Final = (
+    "48ba{block}"  # mov rdx, block
+    "488b32"  # mov rsi, [rdx]
+    "488b7a08"  # mov rdi, [rdx + 8]
+    "488b4a18"  # mov rcx, [rdx + 24]
+    "f348a5"  # rep movsq
+    "488b7210"  # mov rsi, [rdx + 16]
+    "488b3a"  # mov rdi, [rdx]
+    "488b4a18"  # mov rcx, [rdx + 24]
+    "f348a5"  # rep movsq
+    "31c0"  # xor eax, eax
+    "c3"  # ret
+)
+
 # int enter(void): uc_emu_start(engine, PC, 0, 0, 0); handing five arguments over takes Python longer than a short run
 _ENTER_CODE: Final = (
     "48bf{engine}"  # mov rdi, engine
@@ -73,6 +88,9 @@ _ENTER_CODE: Final = (
     "48b8{start}"  # mov rax, uc_emu_start
     "ffe0"  # jmp rax
 )
+
+EXECUTE: Final = 2
+"""Kind of access for `Core.physical`."""
 
 _SINGLE_ACCESS: Final = 0x0100_00BC
 """ISV, S1PTW and the kind of fault in a data abort's ISS..."""
@@ -114,19 +132,34 @@ class Plain:
         self._core = core
         self.known: dict[int, _Plan] = {}
         """By PC."""
+        self._pages: set[int] = set()
         self.maintenance = ctypes.c_uint64()
         """Count of the guest's instruction cache maintenance, kept by machine code (see `intercept`)."""
 
     def look(self, pc: int, plan: _Plan | None) -> Access | None:
         """Give the instruction at `pc` if it changes its base register; else remember `plan` for it."""
-        word = self._core.instruction(pc)
+        pa = self._core.physical(pc, EXECUTE)
+        memory = self._core.memory
+        word = memory.read_u32(pa) if pa is not None and memory.contains(pa, 4) else None
         if word is not None and has_writeback(word):
             return decode_instruction(word)
-        if plan is not None and self._core.registers.current_el:
+        if plan is not None and pa is not None and self._core.registers.current_el:
             if len(self.known) >= KNOWN_MAX:
-                self.known.clear()
+                self.forget()
             self.known[pc] = plan
+            self._pages.add(pa >> 12)
         return None
+
+    def forget(self) -> None:
+        """Other code may be at all places now."""
+        self.known.clear()
+        self._pages.clear()
+
+    def written(self, pa: int, size: int) -> None:
+        """The host has written there: other code may be in these pages."""
+        pages = self._pages
+        if pages and (size > 1 << 12 or pa >> 12 in pages or pa + size - 1 >> 12 in pages):
+            self.forget()
 
 
 def enter_function(core: Core) -> Callable[[], int]:
@@ -139,6 +172,22 @@ def enter_function(core: Core) -> Callable[[], int]:
     code = _ENTER_CODE.format(**{name: value.to_bytes(8, "little").hex() for name, value in places.items()})
     # The interpreter lock is kept: a callback then costs no lock hand-over, which is most of an exit's price.
     return ctypes.PYFUNCTYPE(ctypes.c_int)(core.code.place(bytes.fromhex(code)))
+
+
+def exchange_function(core: Core) -> Callable[[int, int], None]:
+    """Make the function that saves the vCPU into one buffer and loads another (host addresses)."""
+    size = core.library.offsets.env_size
+    block = (ctypes.c_uint64 * 4)(core.registers.address, 0, 0, size // 8)
+    view = memoryview(block).cast("B").cast("Q")
+    code = _EXCHANGE_CODE.format(block=ctypes.addressof(block).to_bytes(8, "little").hex())
+    copy = ctypes.PYFUNCTYPE(ctypes.c_int)(core.code.place(bytes.fromhex(code)))
+
+    def exchange(save: int, load: int) -> None:
+        view[1] = save
+        view[2] = load
+        copy()
+
+    return exchange
 
 
 def exit_function(core: Core, exits: ExitHandler) -> Callable[[int], None]:
@@ -224,7 +273,7 @@ def abort_function(core: Core, exits: ExitHandler, plain: Plain) -> Callable[[in
             aarch32(syndrome)
             return
         if seen != maintenance[0]:
-            known.clear()
+            plain.forget()
             seen = maintenance[0]
         pc = view[pc_at]
         plan = _plan(syndrome, pc, first_register)

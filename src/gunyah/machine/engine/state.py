@@ -220,7 +220,7 @@ class Context:
     `registers` is always the valid view: while the context is loaded, it looks at the core.
     """
 
-    __slots__ = ("buffer", "registers", "_saved", "core", "virq", "vfiq", "stale", "name")
+    __slots__ = ("address", "buffer", "registers", "_saved", "core", "virq", "vfiq", "stale", "name")
 
     def __init__(self, name: str = "vcpu") -> None:
         """Start powered off at address 0: EL1h, all interrupts masked, MMU off, no stage 2, nothing trapped."""
@@ -228,7 +228,8 @@ class Context:
         image = reset_image()
         self.name = name
         self.buffer = ctypes.create_string_buffer(image, len(image))
-        self._saved = Registers(ctypes.addressof(self.buffer), offsets)
+        self.address = ctypes.addressof(self.buffer)
+        self._saved = Registers(self.address, offsets)
         self.registers = self._saved
         self.core: Core | None = None
         self.virq = False
