@@ -170,7 +170,7 @@ def test_a_disk_is_read_and_written_and_says_what_it_is(system: gunyah.System, a
 
     vm = run(system, program, BlockDevice(disk, "seven"), affinity=affinity)
     assert seen["constants"] == ([0x7472_6976, 2, 2], 8)
-    assert seen["features"] == [1 << 9, 3]
+    assert seen["features"] == [1 << 9 | 1 << 2, 3]
     assert seen["read"] == (0, b"B" * 512 + b"C" * 512)
     assert seen["write"][0] == 0 and disk.content[7 * 512 :].startswith(b"guestguest")
     assert seen["flush"][0] == 0 and disk.flushes == 1
@@ -189,7 +189,24 @@ def test_a_read_only_disk_says_so_and_keeps_its_content(system: gunyah.System) -
         seen.append(driver.request(1, 0, data=b"x" * 512)[0])
 
     run(system, program, BlockDevice(disk)).deallocate()
-    assert seen == [1 << 9 | 1 << 5, 1] and disk.content == bytes(1024)
+    assert seen == [1 << 9 | 1 << 5 | 1 << 2, 1] and disk.content == bytes(1024)
+
+
+def test_a_storage_that_fails_is_an_io_error_of_the_guests(system: gunyah.System) -> None:
+    class Broken(MemoryStorage):
+        def write(self, offset: int, data: bytes, /) -> None:
+            raise OSError(28, "No space left on device")
+
+    seen: list[Any] = []
+
+    def program(driver: Driver) -> None:
+        driver.start()
+        seen.append(driver.request(1, 0, data=b"x" * 512)[0])
+        seen.append(driver.request(0, 0, size=512))
+
+    disk = BlockDevice(Broken(b"kept".ljust(512, b"\0")))
+    run(system, program, disk).deallocate()
+    assert seen == [1, (0, b"kept".ljust(512, b"\0"))] and "No space left" in disk.failure
 
 
 def test_what_a_vm_lends_is_out_of_the_devices_reach_and_a_broken_driver_can_begin_again(

@@ -116,7 +116,9 @@ _IN, _OUT, _FLUSH, _GET_ID = 0, 1, 4, 8
 _OK, _IO_ERROR, _UNSUPPORTED = 0, 1, 2
 _HEADER: Final = struct.Struct("<IIQ")
 _ID_SIZE: Final = 20
-_FEATURE_READ_ONLY, _FEATURE_FLUSH = 1 << 5, 1 << 9
+_FEATURE_SEGMENTS, _FEATURE_READ_ONLY, _FEATURE_FLUSH = 1 << 2, 1 << 5, 1 << 9
+_SEGMENTS_MAX: Final = 126
+"""Pieces of one request; without a word about it a driver makes one request for each page."""
 
 
 class BlockDevice(_Device):
@@ -128,12 +130,14 @@ class BlockDevice(_Device):
         super().__init__()
         self.storage = storage
         self.serial = serial
-        self.features = _FEATURE_FLUSH | (_FEATURE_READ_ONLY if storage.read_only else 0)
+        self.failure = ""
+        """What the storage said, the last time that it refused."""
+        self.features = _FEATURE_SEGMENTS | _FEATURE_FLUSH | (_FEATURE_READ_ONLY if storage.read_only else 0)
 
     @property
     def config(self) -> bytes:
-        """Capacity in sectors."""
-        return struct.pack("<Q", self.storage.size // SECTOR)
+        """Capacity in sectors, no limit to a segment's size, segments of a request."""
+        return struct.pack("<QII", self.storage.size // SECTOR, 0, _SEGMENTS_MAX)
 
     def serve(self) -> bool:
         """Every request that waits."""
@@ -152,26 +156,34 @@ class BlockDevice(_Device):
             raise VirtioError(f"a disk request of {len(request)} bytes with room for {chain.room}")
         kind, _, sector = _HEADER.unpack_from(request)
         data, room = request[_HEADER.size :], chain.room - 1
-        answer, status = b"", _OK
-        storage, offset = self.storage, sector * SECTOR
+        try:
+            status, answer = self._do(kind, sector * SECTOR, data, room)
+        except OSError as error:
+            # A full or broken disk of the host is an I/O error of the guest's.
+            self.failure = str(error)
+            status, answer = _IO_ERROR, b""
+        # The status is the last byte that the driver made room for, whatever comes before it.
+        return answer.ljust(room, b"\0") + bytes([status])
+
+    def _do(self, kind: int, offset: int, data: bytes, room: int) -> tuple[int, bytes]:
+        """Status and answer of one request."""
+        storage = self.storage
         size = room if kind == _IN else len(data)
         if kind in (_IN, _OUT) and (offset + size > storage.size or size % SECTOR):
-            status = _IO_ERROR
-        elif kind == _IN:
-            answer = storage.read(offset, size)
-        elif kind == _OUT:
-            if storage.read_only:
-                status = _IO_ERROR
-            else:
-                storage.write(offset, data)
+            return _IO_ERROR, b""
+        if kind == _IN:
+            return _OK, storage.read(offset, size)
+        if kind == _OUT and storage.read_only:
+            return _IO_ERROR, b""
+        if kind == _OUT:
+            storage.write(offset, data)
         elif kind == _FLUSH:
             storage.flush()
         elif kind == _GET_ID:
-            answer = self.serial.encode()[:_ID_SIZE].ljust(_ID_SIZE, b"\0")[:room]
+            return _OK, self.serial.encode()[:_ID_SIZE].ljust(_ID_SIZE, b"\0")[:room]
         else:
-            status = _UNSUPPORTED
-        # The status is the last byte that the driver made room for, whatever comes before it.
-        return answer.ljust(room, b"\0") + bytes([status])
+            return _UNSUPPORTED, b""
+        return _OK, b""
 
 
 class ConsoleDevice(_Device):
