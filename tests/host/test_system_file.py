@@ -182,6 +182,11 @@ def test_a_wrong_link_is_one_sentence(write, link: str, sentence: str) -> None:
     assert sentence in said(write(f"{LINKED}[link.x]\n{link}\n"))
 
 
+def test_shared_memory_counts_too(write) -> None:
+    content = '[primary]\nmemory = "900M"\n[vm.a]\nimage = "guest.bin"\nmemory = "100M"\nshared = {7 = "32M"}\n'
+    assert any("the VMs want 1032M together, the machine has 1024M" in sentence for sentence in said(write(content)))
+
+
 def test_labels_that_a_vm_has_twice_are_told(write) -> None:
     content = LINKED.replace('[vm.b]\nimage = "guest.bin"\n', '[vm.b]\nimage = "guest.bin"\nqueues = [9]\n')
     assert any("label 9 stands for two message queues" in sentence for sentence in said(write(content)))

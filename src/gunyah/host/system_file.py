@@ -311,7 +311,8 @@ class _Reader:
         values.setdefault("cores", 2 if any(vm.scheduled for vm in vms) else 1)
         self.cores(vms, values["cores"])
         system = SystemFile(self.path, primary=primary, vms=vms, links=links, **values)
-        total = primary.memory + sum(vm.memory for vm in vms)
+        total = primary.memory + sum(vm.memory + sum(vm.shared.values()) for vm in vms)
+        total += sum(link.size for link in links)
         if total > system.memory:
             self.wrong("", "memory", f"the VMs want {total >> 20}M together, the machine has {system.memory >> 20}M")
         elif total > VM_MEMORY_MAX:
