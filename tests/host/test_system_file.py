@@ -147,7 +147,9 @@ def test_what_is_no_size_is_one_sentence(words: str) -> None:
 
 
 LINKED = (
-    '[vm.a]\nimage = "guest.bin"\n[vm.b]\nimage = "guest.bin"\n[vm.c]\nimage = "guest.bin"\n'
+    '[vm.a]\nimage = "guest.bin"\nmemory = "64M"\n'
+    '[vm.b]\nimage = "guest.bin"\nmemory = "64M"\n'
+    '[vm.c]\nimage = "guest.bin"\nmemory = "64M"\n'
     '[link.q]\nkind = "queue"\nvms = ["a", "b"]\nlabel = 9\nmessage_size = 64\ndepth = 4\n'
     '[link.bell]\nkind = "doorbell"\nvms = ["b", "a"]\nlabel = 5\n'
     '[link.ring]\nkind = "memory"\nvms = ["a", "b", "c"]\nsize = "64K"\nlabel = 7\n'
@@ -188,7 +190,7 @@ def test_shared_memory_counts_too(write) -> None:
 
 
 def test_labels_that_a_vm_has_twice_are_told(write) -> None:
-    content = LINKED.replace('[vm.b]\nimage = "guest.bin"\n', '[vm.b]\nimage = "guest.bin"\nqueues = [9]\n')
+    content = LINKED.replace("[vm.b]\n", "[vm.b]\nqueues = [9]\n")
     assert any("label 9 stands for two message queues" in sentence for sentence in said(write(content)))
 
 
