@@ -12,6 +12,7 @@ from gunyah.abi.memory import MappingAttributes
 from gunyah.abi.objects import ObjectState
 from gunyah.abi.types import U64
 from gunyah.hypervisor.addrspace import Addrspace, atomically
+from gunyah.hypervisor.errors import HypervisorError
 from gunyah.hypervisor.memextent import MemExtent
 from gunyah.hypervisor.memextent_donate import donate_child
 from gunyah.hypervisor.memextent_mapping import map_extent, map_partial, unmap
@@ -212,6 +213,17 @@ def test_a_failed_activation_leaves_nothing_and_its_vmid_free(root: Partition) -
     addrspace.put()
     assert extent.references == 1
     space(root, 7)
+
+
+def test_a_vmid_that_is_taken_is_refused_with_the_name_of_its_holder(root: Partition) -> None:
+    holder = space(root, 7)
+    assert root.system.vmids == {7: holder}
+    for vmid, name in ((7, str(holder)), (0, "the hypervisor")):
+        late = Addrspace(root)
+        late.vmid = vmid
+        with pytest.raises(HypervisorError, match=f"VMID {vmid} belongs to {name}$") as failure:
+            late.activate()
+        assert failure.value.code is Error.BUSY
 
 
 def test_the_end_of_an_address_space_is_told_as_a_change_of_all_of_it(root: Partition) -> None:

@@ -289,6 +289,18 @@ def test_user_and_kernel_may_differ_in_execution_alone(root: Partition) -> None:
             map_extent(extent, addrspace, V, MappingAttributes(user, kernel, 0xF))
 
 
+def test_neither_user_nor_kernel_gets_more_than_the_extent_has(root: Partition) -> None:
+    extent, addrspace = basic(root, access=6), space(root)
+    for user, kernel in ((7, 6), (6, 7), (7, 7)):
+        with refused(Error.ARGUMENT_INVALID):
+            map_extent(extent, addrspace, V, MappingAttributes(user, kernel, 0xF))
+    map_extent(extent, addrspace, V, RW)
+    for user, kernel in ((7, 6), (6, 7), (7, 7)):
+        with refused(Error.ARGUMENT_INVALID):
+            update(extent, addrspace, V, user, kernel)
+    assert pages(addrspace) == expect(V, RAM, 2 * MIB, RW)
+
+
 # -- inheritance -------------------------------------------------------------------------------------------------------
 
 
@@ -328,6 +340,18 @@ def test_a_refused_inheritance_gives_every_slot_back(root: Partition) -> None:
     child.put()
     assert root.heap.used == used
     assert parent.references == 1
+
+
+def test_a_mapping_is_inherited_from_whichever_slot_has_it(root: Partition) -> None:
+    parent, one, two = basic(root), space(root, 7), space(root, 8)
+    for addrspace, base in ((one, 2 * V), (two, V), (one, V)):
+        map_extent(parent, addrspace, base, RW)
+    unmap(parent, one, 2 * V)
+    assert [slot.addrspace for slot in parent.slots] == [None, two, one, None]
+    child = derive(parent, PAGE, PAGE, 4)
+    assert [slot.addrspace for slot in child.slots] == [None, two, one, None]
+    for addrspace in (one, two):
+        assert pages(addrspace) == expect(V, RAM, 2 * MIB, RW) | {V + PAGE: (RAM + PAGE, RO)}
 
 
 # -- donation ----------------------------------------------------------------------------------------------------------
