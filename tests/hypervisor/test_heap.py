@@ -160,6 +160,14 @@ class TestPartition:
         assert list(private.free_ranges()) == image
         assert list(root.free_ranges()) == ([] if kept else [(base, HYPERVISOR_IMAGE_SIZE - PAGE)])
 
+    def test_an_image_that_is_only_partly_ram_is_nobodys_but_the_roots(self) -> None:
+        base = board.HYPERVISOR_IMAGE
+        private, root = create_partitions(
+            PhysicalMemory([(base, MIB), (base + 64 * MIB, 16 * MIB)]), root_size=2 * MIB, private_size=MIB
+        )
+        assert list(private.free_ranges()) == []
+        assert list(root.free_ranges()) == [(base, MIB), (base + 64 * MIB, 13 * MIB)]
+
     def test_ram_in_two_pieces_is_all_known(self) -> None:
         ram = PhysicalMemory([(RAM, 16 * MIB), (RAM + 64 * MIB, 16 * MIB)])
         private, root = create_partitions(ram, root_size=2 * MIB, private_size=MIB)
