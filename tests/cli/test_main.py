@@ -67,6 +67,16 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         (["--fast"], "gunyah: unrecognized arguments: --fast"),
         (["lint"], "gunyah lint: the following arguments are required: FILE"),
         (["lint", "absent.dtb"], "gunyah: absent.dtb cannot be read: No such file or directory"),
+        (["rm"], "gunyah rm: the following arguments are required: action\n"),
+        (["rm", "call", "FLY"], "gunyah: 'FLY' is no request of the Resource Manager; gunyah rm list names them"),
+        (["trace", "--seconds", "nan"], "gunyah trace: argument --seconds: 'nan' is not a number of seconds above 0"),
+        (["top", "--seconds", "0"], "gunyah top: argument --seconds: '0' is not a number of seconds above 0"),
+        (["demo", "--seed", "x"], "gunyah demo: argument --seed: 'x' is not a whole number"),
+        (["run", "--kernel", "absent", "--gdb-wait"], "gunyah: --gdb-wait needs --gdb PORT"),
+        (
+            ["run", "a.toml", "--memory", "1G"],
+            "gunyah: --memory goes with --kernel; a.toml says all of its system itself",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_exit_status_1(arguments: list[str], sentence: str) -> None:

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gunyah.cli.arguments import whole_number
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -24,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("-i", "--interactive", action="store_true", help="leave the machine up until Ctrl-C")
     parser.add_argument("--profile", choices=("v4", "2023"), default="2023", help="ABI generation, default 2023")
-    parser.add_argument("--seed", type=int, metavar="N", help="seed of the machine")
+    parser.add_argument("--seed", type=whole_number, metavar="N", help="seed of ids and random numbers")
     parser.add_argument("--check", action="store_true", help="hold every hypercall against the specification")
     parser.add_argument("--trace", action="store_true", help="write a log of calls, messages and interrupts to stderr")
     parser.add_argument("--trace-out", type=Path, metavar="FILE", help="FILE.perfetto-trace, FILE.jsonl or a text log")

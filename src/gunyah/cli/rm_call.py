@@ -21,7 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
     parser.add_argument("action", choices=("call", "list"), help="call: make a request; list: name the requests")
     parser.add_argument("name", nargs="?", metavar="NAME", help="for example VM_GET_STATE, vm-get-state or 0x56000017")
-    parser.add_argument("fields", nargs="*", metavar="key=value", help="the request's fields; what is left out is 0")
+    parser.add_argument(
+        "fields", nargs="*", default=[], metavar="key=value", help="the request's fields; what is left out is 0"
+    )
     add_system_argument(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 

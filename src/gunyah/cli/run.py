@@ -9,18 +9,23 @@ from __future__ import annotations
 import argparse
 from importlib import import_module
 from pathlib import Path
+from typing import Final
+
+from gunyah.cli.arguments import seconds
 
 __all__ = ["add_arguments", "run"]
 
-
-def _positive(words: str) -> float:
-    try:
-        seconds = float(words)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < 1e9:
-        raise argparse.ArgumentTypeError(f"{words!r} is not a number of seconds above 0")
-    return seconds
+_DEFAULT_MEMORY: Final = 256 << 20
+_OF_A_KERNEL: Final = {
+    "initrd": None,
+    "dtb": None,
+    "cmdline": "",
+    "memory": _DEFAULT_MEMORY,
+    "vcpus": 1,
+    "profile": "2023",
+    "dump_dtb": None,
+}
+"""Flags that a SYSTEM.toml has keys for, with their defaults."""
 
 
 def _count(words: str) -> int:
@@ -51,14 +56,16 @@ def _port(words: str) -> int:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
     parser.add_argument("system", nargs="?", type=Path, metavar="SYSTEM.toml", help="description of a whole system")
-    parser.add_argument("--kernel", type=Path, metavar="IMAGE", help="arm64 Image (gzip, zstd too), ELF or flat binary")
+    parser.add_argument(
+        "--kernel", type=Path, metavar="IMAGE", help="arm64 Image (gzip, xz, zstd too), ELF or flat binary"
+    )
     parser.add_argument("--initrd", type=Path, metavar="F", help="initial RAM disk")
     parser.add_argument("--dtb", type=Path, metavar="F", help="device tree; made when absent")
     parser.add_argument("--cmdline", default="", metavar="S", help="kernel command line")
-    parser.add_argument("--memory", type=_memory, default="256M", metavar="SIZE", help="default 256M")
+    parser.add_argument("--memory", type=_memory, default=_DEFAULT_MEMORY, metavar="SIZE", help="default 256M")
     parser.add_argument("--vcpus", type=_count, default=1, metavar="N", help="1 to 8, default 1")
     parser.add_argument("--profile", choices=("v4", "2023"), default="2023", help="ABI generation, default 2023")
-    parser.add_argument("--timeout", type=_positive, metavar="S", help="end after S seconds with exit status 4")
+    parser.add_argument("--timeout", type=seconds, metavar="S", help="end after S seconds with exit status 4")
     parser.add_argument("--dump-dtb", type=Path, metavar="F", help="write the device tree that the VM gets, and leave")
     parser.add_argument("--gdb", type=_port, metavar="PORT", help="serve gdb at this TCP port of the local host")
     parser.add_argument("--gdb-wait", action="store_true", help="with --gdb: run nothing before gdb resumes the VM")
@@ -79,7 +86,13 @@ def _run(options: argparse.Namespace) -> int:
 
     if (options.system is None) == (options.kernel is None):
         raise HostError("run needs either --kernel IMAGE or a SYSTEM.toml, and not both")
+    if options.gdb_wait and options.gdb is None:
+        raise HostError("--gdb-wait needs --gdb PORT, where gdb is waited for")
     if options.system is not None:
+        for name, default in _OF_A_KERNEL.items():
+            if getattr(options, name) != default:
+                flag = name.replace("_", "-")
+                raise HostError(f"--{flag} goes with --kernel; {options.system} says all of its system itself")
         from gunyah.cli.traces import asked_for
         from gunyah.host.system_run import run_system
 

@@ -11,6 +11,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from gunyah.cli.arguments import seconds
 from gunyah.cli.attach import add_system_argument, attach
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
     add_system_argument(parser)
     parser.add_argument("--once", action="store_true", help="print one picture, of the first second, and leave")
-    parser.add_argument("--seconds", type=float, default=1.0, metavar="S", help="between two pictures, default 1")
+    parser.add_argument("--seconds", type=seconds, default=1.0, metavar="S", help="between two pictures, default 1")
     parser.add_argument("--json", action="store_true", help="print one picture as a JSON object")
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from gunyah.cli.arguments import seconds
 from gunyah.cli.attach import add_system_argument, attach
 
 __all__ = ["add_arguments", "run"]
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="let the system write FILE: FILE.perfetto-trace opens in the Perfetto UI, FILE.jsonl is JSON lines",
     )
-    parser.add_argument("--seconds", type=float, metavar="S", help="end by itself after S seconds")
+    parser.add_argument("--seconds", type=seconds, metavar="S", help="end by itself after S seconds")
 
 
 def run(options: argparse.Namespace) -> int:

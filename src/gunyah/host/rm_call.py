@@ -28,7 +28,7 @@ def find_message(name: str) -> Message:
         return MESSAGES[int(name, 0)]
     except (ValueError, KeyError):
         near = [entry.name for entry in MESSAGES.values() if wanted in entry.name or entry.name.startswith(wanted[:6])]
-        hint = f"; do you mean {', '.join(near[:6])}?" if near else "; docs/rm lists them all"
+        hint = f"; do you mean {', '.join(near[:6])}?" if near else "; gunyah rm list names them"
         raise HostError(f"{name!r} is no request of the Resource Manager{hint}") from None
 
 
