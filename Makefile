@@ -1,5 +1,5 @@
 # One entry point for people and CI. Needs Python 3.11+ with pip, make and git; everything else goes into .venv in this clone.
-#   make demo | test | bench | soak | lint | docs | coverage | mutation   (PYTHON=python3.12 picks an interpreter, PYTEST_ARGS adds to make test)
+#   make demo | test | bench | soak | fuzz | lint | docs | coverage | mutation   (PYTHON=python3.12 picks an interpreter, PYTEST_ARGS adds to make test)
 
 PYTHON ?= python3
 VENV := .venv

@@ -12,7 +12,7 @@ import pytest
 from .tree import ROOT
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-PROMISE = re.compile(r"^\s*\*?\s*\**(\d+(?:\.\d+)+)\**\s", re.MULTILINE)
+SECTION_OR_PROMISE = re.compile(r"^(?:## (\d+)\.|\* \*\*(\d+\.\d+)\*\*) ", re.MULTILINE)
 TEST_NAME = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?(?:::(\w+))?`")
 
 
@@ -59,6 +59,16 @@ def test_every_numbered_promise_has_its_test() -> None:
     paragraphs = re.split(r"\n(?=\* \*\*\d)", (ROOT / "SPECIFICATION.md").read_text())[1:]
     assert paragraphs
     assert not [p.splitlines()[0] for p in paragraphs if not TEST_NAME.search(p)]
+
+
+def test_promises_are_numbered_in_order() -> None:
+    expected: list[str] = []
+    section = promise = 0
+    found = SECTION_OR_PROMISE.findall((ROOT / "SPECIFICATION.md").read_text())
+    for heading, _ in found:
+        section, promise = (section + 1, 0) if heading else (section, promise + 1)
+        expected.append(f"{section}" if heading else f"{section}.{promise}")
+    assert [heading or number for heading, number in found] == expected
 
 
 def test_generated_pages_are_current() -> None:
