@@ -72,6 +72,17 @@ class _Device:
     def _queue(self, index: int) -> Virtqueue | None:
         return self._queues[index] if index < len(self._queues) else None
 
+    def _serve_all(self, index: int, answer: Callable[[Virtqueue, Chain], bytes]) -> bool:
+        """Answer every request that waits in a queue; True if there was one and the driver wants an interrupt."""
+        queue = self._queue(index)
+        if queue is None:
+            return False
+        done = False
+        for chain in queue.requests():
+            queue.finish(chain, answer(queue, chain))
+            done = True
+        return done and queue.wants_interrupt
+
 
 class Storage(Protocol):
     """What is behind a disk: ``size`` bytes; reads and writes stay inside."""
@@ -141,14 +152,7 @@ class BlockDevice(_Device):
 
     def serve(self) -> bool:
         """Every request that waits."""
-        queue = self._queue(0)
-        if queue is None:
-            return False
-        done = False
-        for chain in queue.requests():
-            queue.finish(chain, self._answer(queue, chain))
-            done = True
-        return done and queue.wants_interrupt
+        return self._serve_all(0, self._answer)
 
     def _answer(self, queue: Virtqueue, chain: Chain) -> bytes:
         request = queue.read(chain)
@@ -207,15 +211,8 @@ class ConsoleDevice(_Device):
 
     def serve(self) -> bool:
         """Output that has come, input that there is room for."""
-        receive, transmit = self._queue(0), self._queue(1)
-        wanted = False
-        if transmit is not None:
-            done = False
-            for chain in transmit.requests():
-                self._sink(transmit.read(chain))
-                transmit.finish(chain)
-                done = True
-            wanted = done and transmit.wants_interrupt
+        wanted = self._serve_all(1, self._put)
+        receive = self._queue(0)
         if receive is not None:
             done = False
             while self._input and (room := receive.take()) is not None:
@@ -224,6 +221,10 @@ class ConsoleDevice(_Device):
                 done = True
             wanted = wanted or (done and receive.wants_interrupt)
         return wanted
+
+    def _put(self, queue: Virtqueue, chain: Chain) -> bytes:
+        self._sink(queue.read(chain))
+        return b""
 
 
 class EntropyDevice(_Device):
@@ -238,11 +239,4 @@ class EntropyDevice(_Device):
 
     def serve(self) -> bool:
         """Fill every buffer that waits."""
-        queue = self._queue(0)
-        if queue is None:
-            return False
-        done = False
-        for chain in queue.requests():
-            queue.finish(chain, self._source(min(chain.room, self._MOST)))
-            done = True
-        return done and queue.wants_interrupt
+        return self._serve_all(0, lambda _, chain: self._source(min(chain.room, self._MOST)))
