@@ -26,6 +26,7 @@ from gunyah.abi.rm import (
     ConsoleWrite,
     ExitType,
     HypResource,
+    MemRights,
     ResourceType,
     SglEntry,
     VmExited,
@@ -50,8 +51,8 @@ from gunyah.vmm.vm_config import Virtio, VmSettings, configured_tree, placement_
 
 __all__ = ["VirtualMachine", "VmError", "VmManager"]
 
-_RWX: Final = 7
-_RW: Final = 6
+_RW: Final = MemRights.R | MemRights.W
+_RWX: Final = _RW | MemRights.X
 _ALIGNMENT: Final = 0x20_0000
 _PATIENCE_NS: Final = 10_000_000_000
 """How long RM may take to tell the end of a stop or a reset; it takes milliseconds."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from gunyah.abi.rm import AclEntry, SglEntry
+from gunyah.abi.rm import AclEntry, MemRights, SglEntry
 from gunyah.abi.types import PAGE_SIZE
 from gunyah.guest.heap import Buffer
 from gunyah.vmm.errors import VmError
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Region", "Regions"]
 
-_RW: Final = 6
+_RW: Final = MemRights.R | MemRights.W
 
 
 @dataclass(slots=True, eq=False)
