@@ -198,7 +198,7 @@ def main() -> int:
         ]
         print(f"{len(names)} mutants; progress in {directory / 'mutmut.log'}", flush=True)
         mutmut(directory, options.children, *names)
-    found = modules(directory)
+    found = [module for module in modules(directory) if not options.only or module.name in options.only]
     (directory / "survivors.txt").write_text("\n".join(survivors(found)) + "\n")
     print("\n".join(report(found)))
     print(f"what survived: {directory / 'survivors.txt'}")
