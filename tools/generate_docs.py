@@ -17,7 +17,7 @@ from gunyah.abi.hypercalls import HYPERCALLS, Argument, Capability, Hypercall, S
 from gunyah.abi.objects import describe_rights
 
 from . import hypercall_examples
-from .rm_pages import rm_pages
+from .rm_pages import ADDITIONS, refusals, rm_pages, who_may_call
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "hypercalls"
@@ -153,13 +153,15 @@ def resource_manager() -> str:
     requests = []
     for number, message in sorted(MESSAGES.items()):
         reply = "the error word" if message.reply is None else f"the error word, {fields(message.reply)}"
-        if not message.handled:
+        if message.name in ADDITIONS:
+            reply += " (the reference: always UNIMPLEMENTED)"
+        elif not message.handled:
             reply = "always UNIMPLEMENTED"
         elif message.reply_when:
             reply += f" ({message.reply_when})"
-        refusals = ", ".join(error.name for error in message.errors)
-        caller, payload = message.caller.value, fields(message.request)
-        requests.append([f"`{number:#010x}`", message.name, caller, payload, reply, refusals])
+        refused = ", ".join(error.name for error in refusals(message))
+        caller, payload = who_may_call(message), fields(message.request)
+        requests.append([f"`{number:#010x}`", message.name, caller, payload, reply, refused])
     notifications = [
         [f"`{number:#010x}`", note.id.name, note.receiver, fields(note.payload)]
         for number, note in sorted(NOTIFICATIONS.items())
