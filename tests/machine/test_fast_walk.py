@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import shutil
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tools import build_host_code
 
-from gunyah.machine.engine import EXECUTE, HCR, READ, WRITE
+from gunyah.machine.engine import EXECUTE, HCR, READ, WRITE, fast_walk
 from gunyah.machine.engine.fast_walk import taken
 from gunyah.machine.engine.linkage import linkage_slots
 from gunyah.machine.engine.unicorn_private import u64_at
@@ -224,3 +225,12 @@ def test_the_shipped_bytes_are_what_the_sources_build() -> None:
         assert shipped[:64].strip(b"\0")[-8:] != shipped[-8:]
         if shutil.which("gcc"):
             assert build_host_code.build(source) == shipped
+
+
+def test_many_engines_of_a_process_all_walk_the_short_way() -> None:
+    rigs = [Rig() for _ in range(12)]
+    assert all(rig.core.shortcuts.walks in fast_walk.engines for rig in rigs)
+    descriptions = [rig.core.shortcuts.walks for rig in rigs]
+    rigs.clear()
+    gc.collect()
+    assert not any(description in fast_walk.engines for description in descriptions)

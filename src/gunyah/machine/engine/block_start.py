@@ -51,7 +51,7 @@ def _install(core: Core) -> bool:
     uc_cpu, cpu_flag = (int.from_bytes(field, "little", signed=True) for field in flag_at.groups())
     if uc_cpu != offsets.uc_cpu or core.cpu_state + cpu_flag != word:
         return False
-    check = ctypes.cast(library.dll[_CHECK], ctypes.c_void_p).value or 0
+    check = private.address_of(library.dll[_CHECK])
     engine = engine_field(library) - offsets.cpu_env
     header = struct.pack("<QQIIi", check, ctypes.addressof(_counter), code_at.group(1)[0], engine, flag)
     place = place_near(check)

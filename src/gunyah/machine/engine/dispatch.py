@@ -167,7 +167,7 @@ def enter_function(core: Core) -> Callable[[], int]:
     places = {
         "engine": core.handle,
         "pc": core.registers.address + core.library.offsets.env_pc,
-        "start": ctypes.cast(core.library.emu_start, ctypes.c_void_p).value or 0,
+        "start": private.address_of(core.library.emu_start),
     }
     code = _ENTER_CODE.format(**{name: value.to_bytes(8, "little").hex() for name, value in places.items()})
     # The interpreter lock is kept: a callback then costs no lock hand-over, which is most of an exit's price.
@@ -358,7 +358,7 @@ class ExitHook:
             self._block[:_FUNCTIONS] = [
                 env + lib.offsets.env_target_el,
                 core.cpu_state,
-                ctypes.cast(lib.do_interrupt, ctypes.c_void_p).value or 0,
+                private.address_of(lib.do_interrupt),
                 env + lib.offsets.env_syndrome,
                 0,
             ]
@@ -375,7 +375,7 @@ class ExitHook:
 
             callback = _PlainExitCallback(exit_or_enter)
             self._keep.append(callback)
-            entry, user = ctypes.cast(callback, ctypes.c_void_p).value or 0, 0
+            entry, user = private.address_of(callback), 0
         core.check(
             lib.hook_add(core.handle, ctypes.addressof(handle), private.UC_HOOK_INTR, entry, user, 1, 0),
             "the exit hook cannot be set",
@@ -384,7 +384,7 @@ class ExitHook:
     def _callback(self, function: Callable[[int], None]) -> int:
         callback = _ExitCallback(function)
         self._keep.append(callback)
-        return ctypes.cast(callback, ctypes.c_void_p).value or 0
+        return private.address_of(callback)
 
     @property
     def native_entries(self) -> int:

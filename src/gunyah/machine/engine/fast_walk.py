@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import ctypes
 import struct
-import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from . import unicorn_private as private
+from .engine_table import EngineTable
 from .host_code import install
 from .registers import SYSTEM_REGISTERS
 
 if TYPE_CHECKING:
     from .core import Core
 
-_CORES: Final = 1024
 _REGIONS: Final = 4
 _REGISTERS: Final = ("HCR_EL2", "VTTBR_EL2", "VTCR_EL2", "SCTLR_EL1", "TCR_EL1", "TTBR0_EL1", "TTBR1_EL1")
 
-_cores: Final = (ctypes.c_uint64 * _CORES)()
-"""Address of the description of the engine whose CPUARMState hashes to an index."""
+engines: Final = EngineTable()
 _installed: list[private.Library] = []
 
 
@@ -38,14 +36,12 @@ def shorten_walks(core: Core, ram: Sequence[tuple[int, int, int]]) -> ctypes.Arr
     if not _installed:
         fields = library.offsets.fields
         offsets = (fields[SYSTEM_REGISTERS[name]] for name in _REGISTERS)
-        install(library, "walk", "get_phys_addr_aarch64", struct.pack("<Q8I", ctypes.addressof(_cores), *offsets, 0))
+        install(library, "walk", "get_phys_addr_aarch64", struct.pack("<Q8I", engines.address, *offsets, 0))
         _installed.append(library)
     words = [word for region in ram[:_REGIONS] for word in region]
     description = (ctypes.c_uint64 * (2 + 3 * _REGIONS))(env, 0, *words)
-    index = env >> 4 & (_CORES - 1)
-    if not _cores[index] and len(ram) <= _REGIONS:
-        _cores[index] = ctypes.addressof(description)
-        weakref.finalize(core, _forget, index)
+    if len(ram) <= _REGIONS:
+        engines.add(core, description)
     return description
 
 
@@ -54,10 +50,6 @@ def taken(core: Core) -> int:
     return core.shortcuts.walks[1]
 
 
-def active(core: Core, description: ctypes.Array[ctypes.c_uint64]) -> bool:
+def active(description: ctypes.Array[ctypes.c_uint64]) -> bool:
     """Whether this engine's walks can go the short way."""
-    return _cores[core.registers.address >> 4 & (_CORES - 1)] == ctypes.addressof(description)
-
-
-def _forget(index: int) -> None:
-    _cores[index] = 0
+    return description in engines

@@ -16,7 +16,7 @@ from . import unicorn_private as private
 from .decode import decode_instruction, effective_address
 from .host_code import install
 from .registers import EC, ESR_IL, MDCR, SYSTEM_REGISTERS, Encoding
-from .watch import WATCHPOINTS, Watches, address_of, field_of, watch_pages
+from .watch import WATCHPOINTS, Watches, field_of, watch_pages
 
 if TYPE_CHECKING:
     from .core import Core
@@ -150,7 +150,7 @@ class GuestDebug:
         library = core.library
         if library not in _steppers:
             _steppers.append(library)
-            header = struct.pack("<QI", address_of(library.rebuild_hflags), library.offsets.fields[_MDSCR])
+            header = struct.pack("<QI", private.address_of(library.rebuild_hflags), library.offsets.fields[_MDSCR])
             install(library, "step_state", "cpu_get_tb_cpu_state_aarch64", header)
         env = core.registers.address
         block = (ctypes.c_uint64 * 2)(env + library.offsets.env_target_el, env + library.offsets.env_pstate)

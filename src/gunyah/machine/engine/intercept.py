@@ -110,7 +110,7 @@ class Intercepts:
 
         callback = _ReadCallback(guarded)
         self._keep.append(callback)
-        return ctypes.cast(callback, ctypes.c_void_p).value or 0
+        return private.address_of(callback)
 
     def _writer(self, write: Callable[[int], object]) -> int:
         """Give the address of a C function for `void write(env, info, uint64_t)` that tells `write`."""
@@ -127,7 +127,7 @@ class Intercepts:
 
         callback = _WriteCallback(guarded)
         self._keep.append(callback)
-        target = ctypes.cast(callback, ctypes.c_void_p).value or 0
+        target = private.address_of(callback)
         # mov rdi, rdx; mov rax, target; jmp rax: Python then converts one argument instead of three.
         return core.code.place(b"\x48\x89\xd7\x48\xb8" + target.to_bytes(8, "little") + b"\xff\xe0")
 
@@ -249,7 +249,7 @@ class Intercepts:
             delta & 0xFFFF_FFFF_FFFF_FFFF,
             base,
             end - base,
-            *(ctypes.cast(function, ctypes.c_void_p).value or 0 for function in functions),
+            *(private.address_of(function) for function in functions),
         )
         self._keep.append(block)
         code = bytearray(_INVALIDATE_LINE)

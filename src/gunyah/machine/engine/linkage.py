@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterator
 from typing import Final
 
-from .unicorn_private import EngineUnavailable, ExecutableMemory, Library, u16_at, u32_at, u64_at
+from .unicorn_private import EngineUnavailable, ExecutableMemory, Library, address_of, u16_at, u32_at, u64_at
 
 __all__ = ["engine_field", "imported_slot", "linkage_slots", "spare_own_engines"]
 
@@ -64,7 +64,7 @@ def _jump_slots(base: int, tables: dict[int, int]) -> Iterator[tuple[int, int]]:
 
 def imported_slot(library: Library, symbol: str) -> int:
     """Find the place from which the library takes the address of another library's function; 0 if there is none."""
-    base = _base(ctypes.cast(library.dll.uc_emu_start, ctypes.c_void_p).value or 0)
+    base = _base(address_of(library.dll.uc_emu_start))
     tables = _tables(base)
     wanted = symbol.encode() + b"\0"
     for place, entry in _jump_slots(base, tables):
@@ -78,7 +78,7 @@ def imported_slot(library: Library, symbol: str) -> int:
 
 def linkage_slots(library: Library, *symbols: str) -> list[int]:
     """Find the places from which the library takes the addresses of some of its own exported functions."""
-    addresses = [ctypes.cast(getattr(library.dll, symbol), ctypes.c_void_p).value or 0 for symbol in symbols]
+    addresses = [address_of(getattr(library.dll, symbol)) for symbol in symbols]
     base = _base(addresses[0])
     # A symbol's value is where it is in the file.
     wanted = {address - base for address in addresses}
@@ -128,7 +128,7 @@ def spare_own_engines(library: Library) -> None:
     uc_at = engine_field(library)
     slots = linkage_slots(library, *(symbol for symbol, _ in _SPARED))
     for slot, (symbol, takes_cpu) in zip(slots, _SPARED, strict=True):
-        original = ctypes.cast(getattr(library.dll, symbol), ctypes.c_void_p).value or 0
+        original = address_of(getattr(library.dll, symbol))
         field = uc_at if takes_cpu else uc_at - library.offsets.cpu_env
         code = (
             b"\x48\x8b\x87" + struct.pack("<i", field)  # mov rax, [rdi + field]

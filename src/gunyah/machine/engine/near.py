@@ -15,7 +15,7 @@ from functools import partial
 from typing import Final
 
 from .linkage import imported_slot
-from .unicorn_private import ExecutableMemory, Library, u64_at
+from .unicorn_private import ExecutableMemory, Library, address_of, u64_at
 
 _REACH: Final = 3 << 29
 _STEP: Final = 1 << 24
@@ -80,7 +80,7 @@ _MMAP: Final = (
 
 def _install(library: Library) -> bool:
     slot = imported_slot(library, "mmap64")
-    original = ctypes.cast(_libc.mmap64, ctypes.c_void_p).value or 0
+    original = address_of(_libc.mmap64)
     if not slot or not original:
         return False
     wish = ctypes.addressof(_wish).to_bytes(8, "little")
@@ -95,7 +95,7 @@ def near_code(library: Library, size: int) -> Iterator[None]:
     if not _installed:
         _installed.append(_install(library))
     if _installed[0]:
-        address = ctypes.cast(library.dll[_SOMETHING], ctypes.c_void_p).value or 0
+        address = address_of(library.dll[_SOMETHING])
         place = _map_near(address, size, 0)
         if place:
             _libc.munmap(place, size)

@@ -24,7 +24,7 @@ class Shortcuts:
         self._starts = shorten_block_starts(core)
         self.tlb = TLBSets(core)
         self.walks = fast_walk.shorten_walks(core, ram)
-        self._walks = fast_walk.active(core, self.walks)
+        self._walks = fast_walk.active(self.walks)
 
     @property
     def present(self) -> dict[str, bool]:

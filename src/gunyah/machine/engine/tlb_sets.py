@@ -14,6 +14,7 @@ import zlib
 from typing import TYPE_CHECKING, Final
 
 from . import unicorn_private as private
+from .engine_table import EngineTable
 from .host_code import load
 from .linkage import linkage_slots
 from .registers import SYSTEM_REGISTERS
@@ -46,7 +47,6 @@ _VERIFIED: Final = (
 """Functions that show where the library keeps TLBs and blocks, with size and checksum."""
 
 _CPU_ENV: Final = 0xA350
-_CORES: Final = 1024
 _SETS: Final = 8
 _LEVELS: Final = 2
 _DESCRIPTION_WORDS: Final = 0x2B8 // 8
@@ -56,8 +56,7 @@ _HEAD_WORDS: Final = 7
 _GENERATION, _PRESENT, _SWITCHES, _FRESH, _GROWN = 1, 2, 3, 4, 5
 _CLASS_SIZE: Final = 0x400
 
-_cores: Final = (ctypes.c_uint64 * _CORES)()
-"""Address of the description of the engine whose CPUARMState hashes to an index."""
+_engines: Final = EngineTable()
 _entries: list[int] = []
 """Where the helper is; 0 if the library is not the verified one."""
 
@@ -70,8 +69,7 @@ class TLBSets:
         if not _entries:
             _entries.append(_install(core))
         base, env = _entries[0], core.registers.address
-        index = env >> 4 & _CORES - 1
-        self.active = bool(base) and not _cores[index]
+        self.active = bool(base) and _engines.add(core, self._words)
         if not self.active:
             return
         fields = core.library.offsets.fields
@@ -82,8 +80,7 @@ class TLBSets:
         for register in registers:
             private.u64_at(core.description(register) + private.REGINFO_WRITEFN).value = base + _WRITE_TTBR
         private.u64_at(_fill_place(core)).value = base + _GROW
-        _cores[index] = ctypes.addressof(self._words)
-        weakref.finalize(core, _forget, index, self._words)
+        weakref.finalize(core, _give_back, self._words)
 
     @property
     def switches(self) -> int:
@@ -111,7 +108,7 @@ def _fill_place(core: Core) -> int:
 
     After it comes another with the same function, for engines that translate otherwise for a time.
     """
-    fill = ctypes.cast(core.library.dll[_FILL], ctypes.c_void_p).value or 0
+    fill = private.address_of(core.library.dll[_FILL])
     start = cpu_class(core)
     words = struct.unpack(f"<{_CLASS_SIZE // 8}Q", ctypes.string_at(start, _CLASS_SIZE)) if start else ()
     return start + 8 * words.index(fill) if fill in words else 0
@@ -125,13 +122,13 @@ def _install(core: Core) -> int:
         return 0
 
     def address(symbol: str) -> int:
-        return ctypes.cast(library.dll[symbol], ctypes.c_void_p).value or 0
+        return private.address_of(library.dll[symbol])
 
     libc = ctypes.CDLL(None)
-    malloc, free = (ctypes.cast(function, ctypes.c_void_p).value or 0 for function in (libc.malloc, libc.free))
+    malloc, free = map(private.address_of, (libc.malloc, libc.free))
     write_ttbr = private.u64_at(core.description(SYSTEM_REGISTERS["TTBR0_EL1"]) + private.REGINFO_WRITEFN).value
     header = struct.pack(
-        "<8Q", ctypes.addressof(_cores), address(_FLUSHES[0]), address(_PAGE_FLUSHES[0]), address(_FORGET_BLOCKS),
+        "<8Q", _engines.address, address(_FLUSHES[0]), address(_PAGE_FLUSHES[0]), address(_FORGET_BLOCKS),
         write_ttbr, address(_FILL), malloc, free,
     )  # fmt: skip
     slots = linkage_slots(library, *_FLUSHES, *_PAGE_FLUSHES, _FORGET_BLOCKS)
@@ -142,9 +139,8 @@ def _install(core: Core) -> int:
     return base
 
 
-def _forget(index: int, words: ctypes.Array[ctypes.c_uint64]) -> None:
+def _give_back(words: ctypes.Array[ctypes.c_uint64]) -> None:
     """Give back what the sets of an engine that goes away hold; the present one is the library's to give back."""
-    _cores[index] = 0
     free = ctypes.CDLL(None).free
     for n in range(_SETS):
         start = _HEAD_WORDS + n * _SET_WORDS

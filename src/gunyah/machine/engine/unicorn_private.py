@@ -270,6 +270,11 @@ def register_key(encoding: Encoding) -> int:
     return 1 << 28 | 0x13 << 16 | op0 << 14 | op1 << 11 | crn << 7 | crm << 3 | op2
 
 
+def address_of(function: Any) -> int:
+    """Where a function of the library, or a callback, is."""
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
 def u64_at(address: int) -> Any:
     """View one 64-bit word of host memory; `.value` reads and writes it."""
     return ctypes.c_uint64.from_address(address)

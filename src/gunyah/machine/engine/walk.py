@@ -10,6 +10,8 @@ from __future__ import annotations
 import ctypes
 from typing import TYPE_CHECKING, Final
 
+from .unicorn_private import address_of
+
 if TYPE_CHECKING:
     from .core import Core
 
@@ -79,7 +81,7 @@ class Walker:
         self._buffer = memoryview(bytearray(PAGE_SIZE))
         base, end, delta = max(core.ram, key=lambda region: region[1] - region[0])
         functions = (library.current_mmu_index, library.vaddr_to_paddr, library.tb_invalidate)
-        mmu_index, translate, invalidate = (ctypes.cast(each, ctypes.c_void_p).value or 0 for each in functions)
+        mmu_index, translate, invalidate = (address_of(each) for each in functions)
         buffer = ctypes.addressof(ctypes.c_char.from_buffer(self._buffer))
         host = core.memory.host_address(base)
         self._block = (ctypes.c_uint64 * 14)(

@@ -12,16 +12,17 @@ from __future__ import annotations
 import ctypes
 import struct
 import weakref
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from . import unicorn_private as private
+from .engine_table import EngineTable
 from .host_code import install
 from .registers import Encoding
 
 if TYPE_CHECKING:
     from .core import Core
 
-__all__ = ["READ", "WATCHPOINTS", "WRITE", "Watches", "address_of", "field_of", "watch_pages"]
+__all__ = ["READ", "WATCHPOINTS", "WRITE", "Watches", "field_of", "watch_pages"]
 
 WATCHPOINTS: Final = 4
 """DBGWVR<n>_EL1, DBGWCR<n>_EL1 of a Cortex-A72."""
@@ -29,7 +30,6 @@ READ: Final = 1
 WRITE: Final = 2
 RANGES_MAX: Final = 64
 
-_ENGINES: Final = 1024
 # Words of one engine's watches
 _ENV, _ARMED, _HIT_ADDRESS, _HIT_PHYSICAL, _HIT_SIZE, _HIT_KIND, _COUNT = 0, 1, 3, 4, 5, 6, 7
 _HEAD: Final = 8
@@ -37,8 +37,7 @@ _HEAD: Final = 8
 _Decide = ctypes.CFUNCTYPE(
     ctypes.c_uint32, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_int
 )
-_engines: Final = (ctypes.c_uint64 * _ENGINES)()
-"""Address of the watches of the engine whose CPUARMState hashes to an index."""
+_engines: Final = EngineTable()
 _installed: list[object] = []
 _vcpus: weakref.WeakValueDictionary[int, Core] = weakref.WeakValueDictionary()
 """Cores whose vCPUs have watchpoints, by their CPUState."""
@@ -57,16 +56,12 @@ class Watches:
     """EL2's watches on the memory of one core."""
 
     def __init__(self, core: Core) -> None:
-        """Raises `EngineUnavailable` if another core has the place of this one."""
+        """Raises `EngineUnavailable` if others have all places that this core can have."""
         _install(core)
         self._core = core
-        env = core.registers.address
-        index = env >> 4 & _ENGINES - 1
-        if _engines[index]:
-            raise private.EngineUnavailable("another engine of this process has the place of this one's watches")
-        self._words = (ctypes.c_uint64 * (_HEAD + 3 * RANGES_MAX))(env)
-        _engines[index] = ctypes.addressof(self._words)
-        weakref.finalize(self, _forget, index)
+        self._words = (ctypes.c_uint64 * (_HEAD + 3 * RANGES_MAX))(core.registers.address)
+        if not _engines.add(core, self._words):
+            raise private.EngineUnavailable("too many engines of this process watch memory")
 
     def set(self, ranges: list[tuple[int, int, int]]) -> None:
         """Watch (first PA, last PA, kinds) and nothing else, whoever runs, while ``armed``."""
@@ -108,15 +103,6 @@ def field_of(core: Core, register: Encoding) -> int:
     return int(private.u64_at(core.description(register) + private.REGINFO_FIELDOFFSET).value) // 8
 
 
-def address_of(function: Any) -> int:
-    """Where a function of the library, or a callback, is."""
-    return ctypes.cast(function, ctypes.c_void_p).value or 0
-
-
-def _forget(index: int) -> None:
-    _engines[index] = 0
-
-
 def _decide(cpu: int, address: int, size: int, user: int, kind: int) -> int:
     core = _vcpus.get(cpu)
     if core is None:
@@ -136,9 +122,9 @@ def _install(core: Core) -> None:
     _installed.append(decide)
     env = library.offsets.cpu_env
     registers = (field_of(core, Encoding(2, 0, 0, 0, 6)) * 8, field_of(core, Encoding(2, 0, 0, 0, 7)) * 8)
-    engines = ctypes.addressof(_engines)
+    engines = _engines.address
     functions = (decide, library.raise_exception, library.dll["cpu_restore_state_aarch64"], library.vaddr_to_paddr)
-    access = struct.pack("<Q4I4Q", engines, env, *registers, 0, *map(address_of, functions))
+    access = struct.pack("<Q4I4Q", engines, env, *registers, 0, *map(private.address_of, functions))
     install(library, "watch_fill", "tlb_set_page_with_attrs_aarch64", struct.pack("<QI", engines, env))
     install(
         library, "watch_page", "cpu_watchpoint_address_matches_aarch64", struct.pack("<Q3I", engines, env, *registers)

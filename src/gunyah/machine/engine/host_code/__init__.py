@@ -6,13 +6,12 @@ It is put where the library looks up one of its own functions (`linkage.linkage_
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
 from importlib.resources import files
 from typing import Final
 
 from ..linkage import linkage_slots
-from ..unicorn_private import ExecutableMemory, Library, u64_at
+from ..unicorn_private import ExecutableMemory, Library, address_of, u64_at
 
 __all__ = ["HEADER_SIZE", "install", "load"]
 
@@ -40,6 +39,6 @@ def install(
     The helper's header begins with the address of the original, then `header`. Raises `EngineUnavailable` where the
     library does not link to `symbol` in the usual way.
     """
-    original = ctypes.cast(library.dll[symbol], ctypes.c_void_p).value or 0
+    original = address_of(library.dll[symbol])
     [slot] = linkage_slots(library, symbol)
     u64_at(slot).value = load(helper, original.to_bytes(8, "little") + header, place)

@@ -12,7 +12,9 @@ typedef unsigned short u16;
 typedef unsigned int u32;
 typedef unsigned long long u64;
 
-enum { CORES = 1024, SETS = 8, LEVELS = 2, VICTIMS = 8, FIRST_ENTRIES = 256, MOST_ENTRIES = 1 << 13 };
+#include "engines.h"
+
+enum { SETS = 8, LEVELS = 2, VICTIMS = 8, FIRST_ENTRIES = 256, MOST_ENTRIES = 1 << 13 };
 
 /* CPUARMState: what is around it in the verified build. */
 enum {
@@ -65,7 +67,7 @@ struct core {
 };
 
 struct header {
-    struct core **cores;
+    void **engines;
     void (*flush)(u8 *cpu, u16 indexes);
     void (*flush_page)(u8 *cpu, u64 address, u16 indexes);
     void (*forget_blocks)(void *context);
@@ -83,8 +85,7 @@ enum { INDEXES = 1 << 0 | 1 << 2, ALL_INDEXES = 0xfff };
 
 static inline struct core *core_of(const u8 *env)
 {
-    struct core *core = header.cores[(u64)env >> 4 & (CORES - 1)];
-    return core && core->env == (u64)env ? core : 0;
+    return engine_of(header.engines, env);
 }
 
 static inline struct description *description(u8 *env, int index)
@@ -271,9 +272,9 @@ __attribute__((used)) static void flush_page(u8 *cpu, u64 address, u16 indexes)
 /* The memory of all translated blocks is used anew: lists of blocks that were put aside lead nowhere. */
 __attribute__((used)) static void forget_blocks(void *context)
 {
-    for (u32 n = 0; n < CORES; n++)
-        if (header.cores[n])
-            header.cores[n]->generation++;
+    for (u32 n = 0; n < ENGINES; n++)
+        if (header.engines[n])
+            ((struct core *)header.engines[n])->generation++;
     header.forget_blocks(context);
 }
 

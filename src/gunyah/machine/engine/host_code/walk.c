@@ -1,6 +1,6 @@
 /* A vCPU's address translation, the short way: EL1&0 regime with both stages on, granule of 4 KiB, tables in RAM.
  *
- * Takes the place of the library's get_phys_addr() for engines that are registered in `header.cores`. It says yes, and
+ * Takes the place of the library's get_phys_addr() for engines that are registered in `header.engines`. It says yes, and
  * says where stage 2 has nothing at all, as for an emulated device. Whatever else is not an access that both stages
  * permit, from tables of the usual kind, goes to the library's own function, which finds out what the matter is. Nothing
  * is remembered between calls, so nothing can be stale.
@@ -13,7 +13,9 @@ typedef unsigned int u32;
 typedef unsigned long long u64;
 
 enum { READ = 1, WRITE = 2, EXECUTE = 4 };
-enum { LEVELS = 4, STRIDE = 9, REGIONS = 4, CORES = 1024 };
+#include "engines.h"
+
+enum { LEVELS = 4, STRIDE = 9, REGIONS = 4 };
 
 #define ADDRESS 0x0000fffffffff000ull
 #define BITS(value, low, count) ((value) >> (low) & ((1ull << (count)) - 1))
@@ -36,7 +38,7 @@ typedef u8 get_phys_addr(u8 *env, u64 va, u32 access, u32 index, u64 *pa, u32 *a
 /* Filled in when the code is placed: offsets are those of CPUARMState. */
 struct header {
     get_phys_addr *original;
-    struct core **cores;
+    void **engines;
     u32 hcr, vttbr, vtcr, sctlr, tcr, ttbr0, ttbr1, reserved;
 };
 
@@ -226,8 +228,8 @@ __attribute__((section(".entry"))) u8 entry(u8 *env, u64 va, u32 access, u32 ind
                                             u32 *protection, u64 *size, void *fault, void *cache_attrs)
 {
     enum { ARM_MMU_IDX_E10_0 = 0x10, ARM_MMU_IDX_E10_1 = 0x12, USER = 4 };
-    struct core *core = header.cores[(u64)env >> 4 & (CORES - 1)];
-    if (core && core->env == (u64)env && (index == ARM_MMU_IDX_E10_0 || index == ARM_MMU_IDX_E10_1) && access < 3
+    struct core *core = engine_of(header.engines, env);
+    if (core && (index == ARM_MMU_IDX_E10_0 || index == ARM_MMU_IDX_E10_1) && access < 3
         && !cache_attrs) {
         int user = index == ARM_MMU_IDX_E10_0;
         switch (translate(core, env, va, access, user, pa, protection, size, fault)) {

@@ -4,7 +4,9 @@ typedef unsigned char u8;
 typedef unsigned int u32;
 typedef unsigned long long u64;
 
-enum { READ = 1, WRITE = 2, WATCHPOINTS = 4, ENGINES = 1024, RANGES = 64, PAGE = 4096 };
+#include "engines.h"
+
+enum { READ = 1, WRITE = 2, WATCHPOINTS = 4, RANGES = 64, PAGE = 4096 };
 
 struct range {
     u64 first, last, kinds;
@@ -19,12 +21,6 @@ struct watches {
     u64 count;
     struct range ranges[RANGES];
 };
-
-static inline struct watches *watches_of(struct watches **all, const u8 *env)
-{
-    struct watches *found = all[(u64)env >> 4 & (ENGINES - 1)];
-    return found && found->env == (u64)env ? found : 0;
-}
 
 static inline int touched(const struct watches *watches, u64 address, u64 size, u64 kinds)
 {

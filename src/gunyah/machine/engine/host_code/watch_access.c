@@ -13,7 +13,7 @@ enum { USER = 2, INDEX_EL0 = 0, INDEX_EL1 = 2 };
 
 struct header {
     void *original;
-    struct watches **engines;
+    void **engines;
     u32 env, values, controls, reserved;
     u32 (*decide)(const u8 *cpu, u64 address, u64 size, u32 user, int kind);
     void (*raise_exception)(u8 *env, u32 number, u32 syndrome, u32 level);
@@ -30,7 +30,7 @@ __attribute__((section(".entry"))) void entry(u8 *cpu, u64 address, u64 size, u3
         return;
     u8 *env = cpu + header.env;
     int user = attributes >> USER & 1;
-    struct watches *watches = watches_of(header.engines, env);
+    struct watches *watches = engine_of(header.engines, env);
     u64 physical;
     if (watches && watches->armed
         && header.physical(env, address, kind == WRITE, user ? INDEX_EL0 : INDEX_EL1, &physical)

@@ -9,7 +9,7 @@ typedef void set_page(u8 *cpu, u64 address, u64 physical, u32 attributes, int pr
 
 struct header {
     set_page *original;
-    struct watches **engines;
+    void **engines;
     u32 env;
 };
 
@@ -18,7 +18,7 @@ __attribute__((section(".header"))) volatile struct header header;
 __attribute__((section(".entry"))) void entry(u8 *cpu, u64 address, u64 physical, u32 attributes, int protection,
                                               int index, u64 size)
 {
-    struct watches *watches = watches_of(header.engines, cpu + header.env);
+    struct watches *watches = engine_of(header.engines, cpu + header.env);
     if (watches)
         watches->page = physical & -(u64)PAGE;
     header.original(cpu, address, physical, attributes, protection, index, size);

@@ -9,7 +9,7 @@
 /* env: offset of CPUARMState in CPUState; values, controls: of DBGWVR<n>_EL1 and DBGWCR<n>_EL1 in CPUARMState. */
 struct header {
     void *original;
-    struct watches **engines;
+    void **engines;
     u32 env, values, controls;
 };
 
@@ -18,7 +18,7 @@ __attribute__((section(".header"))) volatile struct header header;
 __attribute__((section(".entry"))) int entry(const u8 *cpu, u64 address, u64 size)
 {
     const u8 *env = cpu + header.env;
-    const struct watches *watches = watches_of(header.engines, env);
+    const struct watches *watches = engine_of(header.engines, env);
     if (watches && touched(watches, watches->page, PAGE, READ | WRITE))
         return READ | WRITE;
     return watched(env, header.values, header.controls, address, size) ? READ | WRITE : 0;
