@@ -23,6 +23,7 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
+    parser.epilog = "Exit status: 0 if all of it held, 1 if not, 5 when --check finds a divergence."
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("-i", "--interactive", action="store_true", help="leave the machine up until Ctrl-C")
     parser.add_argument("--profile", choices=("v4", "2023"), default="2023", help="ABI generation, default 2023")

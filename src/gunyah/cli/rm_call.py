@@ -19,6 +19,7 @@ EXIT_REFUSED = 2
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
+    parser.epilog = "Exit status: 2 when the Resource Manager refuses."
     parser.add_argument("action", choices=("call", "list"), help="call: make a request; list: name the requests")
     parser.add_argument("name", nargs="?", metavar="NAME", help="for example VM_GET_STATE, vm-get-state or 0x56000017")
     parser.add_argument(

@@ -55,6 +55,10 @@ def _port(words: str) -> int:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
+    parser.epilog = (
+        "Exit status: 0 at power-off, 3 at a reset, 4 when --timeout ends it, 5 when --check finds a divergence, "
+        "1 with one line on bad input."
+    )
     parser.add_argument("system", nargs="?", type=Path, metavar="SYSTEM.toml", help="description of a whole system")
     parser.add_argument(
         "--kernel", type=Path, metavar="IMAGE", help="arm64 Image (gzip, xz, zstd too), ELF or flat binary"

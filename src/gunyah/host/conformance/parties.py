@@ -35,6 +35,7 @@ class GuestParty(Party):
         self._driver = Driver(owner.monitor, owner.client, vmid)
 
     def do(self, work: Callable[[Monitor, RmClient], Result]) -> Result:
+        """As above, with the guest's monitor and client; raises NoAnswer too, when it never comes to an end."""
         done: list[Result | Exception] = []
 
         def job(monitor: Monitor, client: RmClient) -> None:

@@ -61,6 +61,7 @@ class RecordedGuest:
         self.job: Callable[[Monitor, RmClient], None] | None = None
 
     def program(self, cpu: Cpu, x0: int) -> None:
+        """The vCPU's code; ``x0`` is the IPA of its device tree."""
         monitor = Monitor(cpu)
         client: RmClient | None = None
         while self.active and self.end is None:
