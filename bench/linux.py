@@ -148,7 +148,7 @@ def _figures(names: Mapping[str, tuple[str, float]], ours: str, theirs: str) -> 
 
 _BARE = {"alu": ("bare-metal arithmetic", 1.3), "copy": ("bare-metal copy and sum of memory", 1.3)}
 LINUX_GROUPS = (
-    Group(_figures(_BARE, "bare_", "qemu_bare_"), _bare_metal),
+    Group(_figures(_BARE, "bare_", "qemu_bare_"), _bare_metal, rounds=16),
     Group(
         (*_figures(WORDS, "linux_", "qemu_"), Figure("linux_resident", "MB", "peak at the shell, 256 MB guest", 160)),
         _linux,
