@@ -522,7 +522,7 @@ class Stage2:
 
     def end_of_run(self, leaf: Leaf) -> int:
         """IPA behind the last page of the leaf's table up to which pages go on as the leaf begins: contiguous, the same
-        attributes.
+        attributes, and RAM or no RAM as the leaf.
         """
         end = leaf.ipa + leaf.size
         if leaf.level != LAST_LEVEL:
