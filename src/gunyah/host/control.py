@@ -18,6 +18,7 @@ from typing import Final
 
 from gunyah.host.errors import HostError, reason
 from gunyah.host.loop import HostLoop
+from gunyah.host.outbox import Outbox
 
 __all__ = ["Answer", "Command", "ControlClient", "ControlServer", "Request"]
 
@@ -110,7 +111,7 @@ class _Connection:
         self._loop = server.loop
         self._socket = sock
         self._received = bytearray()
-        self._unsent = bytearray()
+        self._outbox = Outbox(self._loop, sock, UNSENT_LIMIT, self.close)
         self._dropped = 0
         self.on_gone: list[Callable[[], object]] = []
         sock.setblocking(False)
@@ -172,7 +173,7 @@ class _Connection:
     def event(self, content: dict[str, object]) -> bool:
         if not self.alive:
             return False
-        if len(self._unsent) > EVENT_LIMIT:
+        if len(self._outbox) > EVENT_LIMIT:
             self._dropped += 1
             return False
         if self._dropped:
@@ -181,26 +182,8 @@ class _Connection:
         return True
 
     def _send(self, content: dict[str, object]) -> None:
-        if not self.alive:
-            return
-        self._unsent += json.dumps(content, separators=(",", ":")).encode() + b"\n"
-        self._writable()
-        if len(self._unsent) > UNSENT_LIMIT:
-            self.close()
-
-    def _writable(self) -> None:
-        try:
-            sent = self._socket.send(self._unsent) if self._unsent else 0
-        except BlockingIOError:
-            sent = 0
-        except OSError:
-            self.close()
-            return
-        del self._unsent[:sent]
-        if self._unsent:
-            self._loop.add_writer(self._socket.fileno(), self._writable)
-        else:
-            self._loop.remove_writer(self._socket.fileno())
+        if self.alive:
+            self._outbox.send(json.dumps(content, separators=(",", ":")).encode() + b"\n")
 
     def close(self) -> None:
         if not self.alive:

@@ -20,6 +20,7 @@ from gunyah.host.gdb.conversation import Conversation
 from gunyah.host.gdb.protocol import PacketReader, Signal
 from gunyah.host.gdb.target import first_vcpu, virtual_machines
 from gunyah.host.loop import HostLoop, Timer
+from gunyah.host.outbox import Outbox
 from gunyah.hypervisor.vcpu import Block, Vcpu
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class _Connection:
         self._socket = sock
         self._gone = gone
         self._reader = PacketReader()
-        self._unsent = bytearray()
+        self._outbox = Outbox(loop, sock, UNSENT_LIMIT, self.close, self._emptied)
         self._last = b""
         self._timer: Timer | None = None
         sock.setblocking(False)
@@ -74,7 +75,7 @@ class _Connection:
             if not self.alive:
                 return
             self._received(item)
-            if self.conversation.over and not self._unsent:
+            if self.conversation.over and not self._outbox:
                 self.close()
 
     def _received(self, item: bytes | Signal) -> None:
@@ -97,28 +98,12 @@ class _Connection:
         self._write(packet)
 
     def _write(self, data: bytes) -> None:
-        if not self.alive:
-            return
-        self._unsent += data
-        self._writable()
-        if len(self._unsent) > UNSENT_LIMIT:
-            self.close()
+        if self.alive:
+            self._outbox.send(data)
 
-    def _writable(self) -> None:
-        try:
-            sent = self._socket.send(self._unsent) if self._unsent else 0
-        except BlockingIOError:
-            sent = 0
-        except OSError:
+    def _emptied(self) -> None:
+        if self.conversation.over:
             self.close()
-            return
-        del self._unsent[:sent]
-        if self._unsent:
-            self._loop.add_writer(self._socket.fileno(), self._writable)
-        else:
-            self._loop.remove_writer(self._socket.fileno())
-            if self.conversation.over:
-                self.close()
 
     def close(self) -> None:
         if not self.alive:
