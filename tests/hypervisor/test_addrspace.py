@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,13 +22,6 @@ from gunyah.hypervisor.stage2 import Stage2Fault
 from .extents import DEVICE_RW, MIB, PAGE, RAM, RO, RW, RWX, V, basic, derive, make_root, refused, space, sparse, word
 
 READ, WRITE, EXECUTE = 4, 2, 1
-
-
-@pytest.fixture
-def root() -> Iterator[Partition]:
-    partition = make_root()
-    yield partition
-    partition.system.database.check()
 
 
 class Thread:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,16 +18,9 @@ from gunyah.hypervisor.memextent_mapping import map_extent, map_partial, unmap
 from gunyah.hypervisor.partition import Partition
 from gunyah.hypervisor.stage2 import Stage2Fault
 
-from .extents import DEVICE_RW, MIB, PAGE, RAM, RO, RW, RWX, V, basic, make_root, pages, refused, space, sparse, word
+from .extents import DEVICE_RW, MIB, PAGE, RAM, RO, RW, RWX, V, basic, pages, refused, space, sparse, word
 
 READ, WRITE, EXECUTE = 4, 2, 1
-
-
-@pytest.fixture
-def root() -> Iterator[Partition]:
-    partition = make_root()
-    yield partition
-    partition.system.database.check()
 
 
 def fault(call: Any, *arguments: object) -> tuple[object, ...]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from gunyah.abi.errors import Error
@@ -38,7 +36,6 @@ from .extents import (
     basic,
     derive,
     expect,
-    make_root,
     pages,
     refused,
     space,
@@ -48,13 +45,6 @@ from .extents import (
 
 END = U64 + 1
 SPARSE = MemextentType.SPARSE
-
-
-@pytest.fixture
-def root() -> Iterator[Partition]:
-    partition = make_root()
-    yield partition
-    partition.system.database.check()
 
 
 # -- configuration -----------------------------------------------------------------------------------------------------

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
-
 from gunyah.abi.errors import Error
 from gunyah.abi.memory import MemextentType
 from gunyah.hypervisor.memextent_donate import donate_child, donate_sibling
 from gunyah.hypervisor.memextent_mapping import map_extent, map_partial, unmap, unmap_partial, update
 from gunyah.hypervisor.partition import Partition
 
-from .extents import MIB, PAGE, RAM, RO, RW, RWX, V, basic, derive, expect, make_root, pages, refused, space, sparse
+from .extents import MIB, PAGE, RAM, RO, RW, RWX, V, basic, derive, expect, pages, refused, space, sparse
 
 SPARSE = MemextentType.SPARSE
-
-
-@pytest.fixture
-def root() -> Iterator[Partition]:
-    partition = make_root()
-    yield partition
-    partition.system.database.check()
 
 
 def take_everything(root: Partition) -> list[int]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from gunyah.abi.errors import Error
@@ -32,21 +30,12 @@ from .extents import (
     basic,
     derive,
     expect,
-    make_root,
     pages,
     refused,
     space,
     sparse,
     word,
 )
-
-
-@pytest.fixture
-def root() -> Iterator[Partition]:
-    partition = make_root()
-    yield partition
-    partition.system.database.check()
-
 
 # -- sparse ------------------------------------------------------------------------------------------------------------
 
